@@ -42,6 +42,8 @@ def compare(
     for name in names:
         if lines := differences(a[name]["scoring"], b[name]["scoring"]):
             raise InputError(f"not comparable: {refusal(name, lines)}")
+    if _pictures(ours) != _pictures(theirs):
+        raise InputError(f"not comparable: {ours.folder} and {theirs.folder} have other pictures")
     compared, without = {}, {}
     for name in names:
         if a[name]["kind"] == "picture":
@@ -62,6 +64,10 @@ def compare(
         "without_interval": without,
         "metrics": compared,
     }
+
+
+def _pictures(report: Report) -> set[tuple[str, int]]:
+    return {(row["id"], row["copy"]) for row in report.rows}
 
 
 def _picture_metric(

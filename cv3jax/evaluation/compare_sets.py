@@ -33,10 +33,13 @@ def paired_sets(
     reference = _reference(ours, metric)
     order = {(row["id"], row["copy"]): i for i, row in enumerate(theirs.rows)}
     turned = np.array([order[row["id"], row["copy"]] for row in ours.rows])
-    first, second = _drawn(ours, metric), _drawn(theirs, metric)[turned]
+    first, second = (
+        metric.resampling(drawn, reference)
+        for drawn in (_drawn(ours, metric), _drawn(theirs, metric)[turned])
+    )
 
     def differences(rows: np.ndarray) -> dict[str, float]:
-        a, b = (metric.figures(each[rows], reference) for each in (first, second))
+        a, b = first(rows), second(rows)
         return {column: a[column] - b[column] for column in a}
 
     clusters = np.array([row["number"] for row in ours.rows])

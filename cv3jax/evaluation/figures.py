@@ -101,9 +101,7 @@ def of_sets(
         bootstrap: how intervals are made.
     """
     head = _head("set", metric, *described)
-    found = intervals(
-        lambda rows: metric.figures(drawn[rows], reference), clusters, len(drawn), bootstrap
-    )
+    found = intervals(metric.resampling(drawn, reference), clusters, len(drawn), bootstrap)
     figures = {name: _figure(one, head["sha256"]) for name, one in found.items()}
     return {**head, "figures": figures, "categories": {}}
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from data_pipeline.io import storage
 from data_pipeline.io.bounded_json import OWN, ParseError, parse_json, read_bytes
-from data_pipeline.io.errors import InputError, naming
+from data_pipeline.io.errors import InputError, first_line, naming
 from data_pipeline.io.regular_files import read_regular
 
 NAME, FOLDER = "journal.jsonl", "features"
@@ -57,7 +57,7 @@ class Journal:
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 self._add(parse_json(line))
-            except (ParseError, KeyError, TypeError, ValueError) as e:
+            except (ParseError, AttributeError, KeyError, TypeError, ValueError) as e:
                 raise InputError(
                     f"{self.path} line {number} is damaged ({e}); remove the file to score again"
                 ) from e
@@ -120,7 +120,13 @@ class Journal:
             return None
         if hashlib.sha256(data).hexdigest() != line["sha256"]:
             raise InputError(f"{path} is damaged; remove it and run the same command again")
-        return np.load(io.BytesIO(data), allow_pickle=False)
+        try:
+            made = np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, EOFError, MemoryError) as e:  # its head may ask for any size
+            raise InputError(f"{path} holds no features ({first_line(e)}); remove it") from e
+        if made.ndim != 2 or made.dtype.kind != "f" or len(made) != len(line["pictures"]):
+            raise InputError(f"{path} holds no features of its pictures; remove it")
+        return made
 
     def write_features(
         self, key: FeaturesKey, pictures: Sequence[str], features: np.ndarray

@@ -1,7 +1,9 @@
 """One evaluation: pictures, their scores, and the report."""
 
+import functools
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +51,7 @@ class _Shared(NamedTuple):
     source: Source
     journal: Journal
     drawing: dict[str, Any]
+    reference: Callable[[], tuple[Source, dict[str, Any]]]  # of `open_reference`, read once
 
     @property
     def numbers(self) -> np.ndarray:
@@ -83,7 +86,10 @@ def evaluate(request: Request, folder: Path) -> dict[str, Any]:
     journal = Journal(request.out)
     pictures = examine(folder, entries, prompts, journal.known())
     source = Source(DRAWN, pictures, opener(folder))
-    shared = _Shared(request, num, source, journal, drawing_of(pictures))
+    reference = functools.cache(
+        lambda: open_reference(request.reference, pictures[0].size, journal.known())
+    )
+    shared = _Shared(request, num, source, journal, drawing_of(pictures), reference)
     content: dict[str, dict] = {}
     scores: dict[str, list[Scores]] = {}
     for name in request.metrics:
@@ -139,7 +145,7 @@ def _of_pictures(metric: PictureMetric, shared: _Shared) -> tuple[dict, list[Sco
 
 def _of_sets(metric: Metric, shared: _Shared) -> dict:
     request, pictures = shared.request, shared.source.pictures
-    reference, said = open_reference(request.reference, pictures[0].size, shared.journal.known())
+    reference, said = shared.reference()
     if min(len(pictures), len(reference.pictures)) < metric.least:
         raise InputError(
             f"--metrics {metric.name} needs {metric.least} pictures in each set, and has"

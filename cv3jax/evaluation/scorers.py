@@ -5,6 +5,8 @@ held-out pictures. A run takes `open_scorers` from its command, because training
 """
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from PIL import Image
 
 from cv3jax.evaluation.metrics.base import PictureMetric, SetMetric
 from cv3jax.evaluation.metrics.registry import open_metric
+from cv3jax.evaluation.protocol import digest
+from cv3jax.evaluation.scoring import features_protocol
 from data_pipeline.io.errors import InputError
 
 FIELDS = "config.train.eval_metrics, config.train.eval_weights"
@@ -45,17 +49,37 @@ def open_scorers(
         InputError: a metric is unknown, its library or weights are missing or wrong, or there are
             no pictures to compare with.
     """
-    return [_open(name, weights, reference) for name in names]
+    features, reference = _Features(), functools.cache(reference)
+    return [_open(name, weights, reference, features) for name in names]
 
 
-def _open(name: str, weights: Path | None, reference: Callable[[], np.ndarray]) -> Scorer:
+class _Features:
+    """The features of the last pictures; metrics of one network, such as fid and kid, share it."""
+
+    def __init__(self):
+        self._pictures, self._known = b"", {}
+
+    def of(self, metric: SetMetric, images: np.ndarray) -> np.ndarray:
+        """Return a metric's features of uint8 pictures [n, H, W, 3], [n, d]."""
+        pictures = hashlib.sha256(f"{images.shape}".encode() + images.tobytes()).digest()
+        if pictures != self._pictures:
+            self._pictures, self._known = pictures, {}
+        made_by = digest(features_protocol(metric))
+        if made_by not in self._known:
+            self._known[made_by] = metric.features([Image.fromarray(image) for image in images])
+        return self._known[made_by]
+
+
+def _open(
+    name: str, weights: Path | None, reference: Callable[[], np.ndarray], features: _Features
+) -> Scorer:
     try:
         metric = open_metric(name, weights)
     except InputError as e:
         raise InputError(f"{FIELDS}: {e}") from e
     if isinstance(metric, PictureMetric):
         return Scorer(name, metric.better, lambda images, prompts: means(metric, images, prompts))
-    return Scorer(name, metric.better, _distances(metric, reference()))
+    return Scorer(name, metric.better, _distances(metric, reference(), features))
 
 
 def means(metric: PictureMetric, images: np.ndarray, prompts: Sequence[str]) -> dict[str, float]:
@@ -74,9 +98,9 @@ def means(metric: PictureMetric, images: np.ndarray, prompts: Sequence[str]) -> 
     }
 
 
-def _distances(metric: SetMetric, pictures: np.ndarray) -> Callable:
+def _distances(metric: SetMetric, pictures: np.ndarray, features: _Features) -> Callable:
     """Return a function: images, prompts → the distances from the pictures."""
-    theirs = metric.features([Image.fromarray(image) for image in pictures])
+    theirs = features.of(metric, pictures)
     if len(theirs) < metric.least:
         raise InputError(
             f"config.train.eval_metrics: {metric.name} takes at least {metric.least} held-out"
@@ -84,7 +108,7 @@ def _distances(metric: SetMetric, pictures: np.ndarray) -> Callable:
         )
 
     def distances(images: np.ndarray, prompts: Sequence[str]) -> dict[str, float]:
-        ours = metric.features([Image.fromarray(image) for image in images])
+        ours = features.of(metric, images)
         return {name: float(value) for name, value in metric.figures(ours, theirs).items()}
 
     return distances

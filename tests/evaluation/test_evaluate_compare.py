@@ -1,5 +1,6 @@
 """Test the protocol and the comparison of two reports: what may differ, and what is named."""
 
+import hashlib
 import json
 import shutil
 
@@ -154,6 +155,39 @@ def test_a_report_that_is_not_there_or_not_its_own_is_refused(report, tmp_path):
     (a / "report.json").write_text("{")
     with pytest.raises(InputError, match="its report is damaged"):
         read_report(a)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda found, rows: found.pop("metrics"), "it has no metrics"),
+        (lambda found, rows: found.update(scores=[]), "scores is '\\[\\]', but must be an object"),
+        (lambda found, rows: found["metrics"].update(mean=[]), "mean: it is no object"),
+        (lambda found, rows: found["metrics"]["mean"].pop("better"), "mean: it has no better"),
+        (lambda found, rows: found["metrics"]["mean"].update(kind="set"), "reference of mean"),
+        (
+            lambda found, rows: found["metrics"]["mean"]["figures"]["mean"].update(value="1"),
+            "mean: value is '1'",
+        ),
+        (lambda found, rows: rows[1].pop("copy"), "scores.jsonl line 2: it has no copy"),
+        (lambda found, rows: rows[1].update(id=3), "scores.jsonl line 2: id is '3'"),
+        (lambda found, rows: rows[1]["scores"].pop("mean"), "scores.jsonl line 2: it has no mean"),
+        (lambda found, rows: rows[1]["scores"].update(mean=[]), "line 2: mean is"),
+        (lambda found, rows: rows.append(rows[0]), "two lines of scores.jsonl are of one picture"),
+    ],
+)
+def test_a_report_of_another_form_is_one_line(change, said, report):
+    a = report("a")
+    found = read_report(a)
+    change(found.content, found.rows)
+    scores = "".join(f"{json.dumps(row)}\n" for row in found.rows).encode()
+    (a / "scores.jsonl").write_bytes(scores)
+    if isinstance(found.content["scores"], dict):
+        found.content["scores"]["sha256"] = hashlib.sha256(scores).hexdigest()
+    (a / "report.json").write_text(json.dumps(found.content))
+    with pytest.raises(InputError, match=f"its report is damaged .*{said}") as e:
+        read_report(a)
+    assert "\n" not in str(e.value)
 
 
 def test_the_hash_is_of_canonical_json():

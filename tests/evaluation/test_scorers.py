@@ -70,6 +70,33 @@ def test_a_metric_s_columns_are_means_over_the_pictures_that_it_measures(monkeyp
     assert np.isnan(found["y"])
 
 
+def test_metrics_of_one_network_share_its_features(monkeypatch):
+    made, asked = [], []
+
+    def features(images):
+        made.append(len(images))
+        return np.array([[image.getpixel((0, 0))[0]] for image in images], float)
+
+    def opened(name, weights):
+        protocol = {"features": "one" if name != "c" else "other", "weights": {}}
+        return SetMetric(
+            name, "lower", protocol, features, lambda a, b: {name: abs(a.mean() - b.mean())}
+        )
+
+    def reference():
+        asked.append(1)
+        return IMAGES[:2]
+
+    monkeypatch.setattr(scorers, "open_metric", opened)
+    found = open_scorers(("a", "b", "c"), None, reference)
+    assert (made, asked) == ([2, 2], [1])  # of the reference, by two networks
+    for images in (IMAGES, IMAGES + np.uint8(1)):
+        made.clear()
+        mean = images[:, 0, 0, 0].mean() - 15
+        assert [one.score(images, [""] * 3)[one.name] for one in found] == [mean] * 3
+        assert made == [3, 3]
+
+
 def test_a_metric_of_sets_compares_with_the_held_out_pictures(monkeypatch):
     def features(images):
         return np.array([[image.getpixel((0, 0))[0]] for image in images], float)

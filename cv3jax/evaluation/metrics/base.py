@@ -47,6 +47,8 @@ class SetMetric:
         features: n RGB pictures → float32 [n, d].
         figures: (features of drawn pictures, features of the reference) → {column: value}.
         least: how many pictures `figures` takes at least in each set.
+        of_rows: (features of drawn pictures, of the reference) → a function: numbers of rows, which
+            may recur → `figures` of these drawn pictures; None: `figures` itself is as quick.
     """
 
     name: str
@@ -55,6 +57,15 @@ class SetMetric:
     features: Callable[[Sequence[Image]], np.ndarray]
     figures: Callable[[np.ndarray, np.ndarray], dict[str, float]]
     least: int = 2
+    of_rows: Callable[[np.ndarray, np.ndarray], Callable] | None = None
+
+    def resampling(
+        self, drawn: np.ndarray, reference: np.ndarray
+    ) -> Callable[[np.ndarray], dict[str, float]]:
+        """Return a function: numbers of rows of `drawn` → `figures` of them, for a bootstrap."""
+        if self.of_rows is None:
+            return lambda rows: self.figures(drawn[rows], reference)
+        return self.of_rows(drawn, reference)
 
 
 Metric = PictureMetric | SetMetric

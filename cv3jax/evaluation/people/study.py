@@ -10,13 +10,29 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from data_pipeline.io import kept_fields
 from data_pipeline.io.errors import InputError
 
-TRIAL, REPEATED, SWAPPED = "trial", "repeated", "swapped"
+MOST_PAIRS, MOST_EACH = 10_000_000, 10_000
+_FIELDS = {
+    "models": kept_fields.several("Their names.", kept_fields.text("A name."), 2, 8),
+    "prompts": kept_fields.several("Texts.", kept_fields.text("A text.", 2**20), 1, MOST_PAIRS),
+    "each": kept_fields.whole("Pictures of a prompt by each model.", 1, MOST_EACH),
+    "pictures": kept_fields.text("SHA-256 of all files."),
+    "seed": kept_fields.whole("Of orders and sides.", 0, 2**32 - 1),
+    "controls": kept_fields.number("Share of a rater's pairs.", 0.0, 0.5),
+    "limit": kept_fields.Kept(
+        "Pairs that a rater is shown.",
+        "1 or more, or null",
+        lambda n: n is None or (type(n) is int and n >= 1),
+    ),
+}
+KINDS = TRIAL, REPEATED, SWAPPED = "trial", "repeated", "swapped"
 APART = 4  # pairs between a control and the pair that it shows again, where there are so many
 ASPECTS = {  # name in the votes → the question
     "alignment": "Which picture shows more of what the text says?",
@@ -123,7 +139,14 @@ class Study:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Study":
-        """Return the study that `to_json` wrote. Raises TypeError and KeyError on other values."""
+        """Return the study that `to_json` wrote. Raises ValueError on other values."""
+        if said := kept_fields.wrong(value, _FIELDS):
+            raise ValueError(said)
+        if more := value.keys() - _FIELDS.keys():
+            raise ValueError(f"it has {min(more)[:40]!r} too")
+        pairs = len(value["prompts"]) * value["each"] * math.comb(len(value["models"]), 2)
+        if pairs > MOST_PAIRS:
+            raise ValueError(f"it has more than {MOST_PAIRS:,} pairs")
         return Study(
             **{**value, "models": tuple(value["models"]), "prompts": tuple(value["prompts"])}
         )

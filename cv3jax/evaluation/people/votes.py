@@ -7,6 +7,7 @@ file alone can be analysed.
 import contextlib
 import errno
 import json
+import math
 import secrets
 import sqlite3
 import threading
@@ -15,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cv3jax.evaluation.people.study import Shown, Study
-from data_pipeline.io.bounded_json import OWN, ParseError, parse_json
+from cv3jax.evaluation.people.study import KINDS, TRIAL, Shown, Study
+from data_pipeline.io.bounded_json import OWN, parse_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.regular_files import check_regular
 
@@ -83,10 +84,12 @@ class Votes:
         with self._naming():
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             self._db.execute("pragma busy_timeout = 10000")
+            self._db.execute("pragma trusted_schema = off")
             version = self._db.execute("pragma user_version").fetchone()[0]
             mark = self._db.execute("pragma application_id").fetchone()[0]
-            tables = self._db.execute("select count(*) from sqlite_master").fetchone()[0]
-            if (version, mark) != (VERSION, MARK) and (study is None or version or tables):
+            kinds = [row[0] for row in self._db.execute("select type from sqlite_master")]
+            other = (version, mark) != (VERSION, MARK) and (study is None or version or kinds)
+            if other or not {*kinds} <= {"table", "index"}:  # a view or a trigger is code
                 raise InputError(f"--votes {path} has no votes of this program; give another file")
             if study is not None:
                 self._db.execute("pragma journal_mode = wal")
@@ -105,7 +108,7 @@ class Votes:
             row = self._db.execute("select said from study").fetchone()
         try:
             kept = Study.from_json(parse_json(row[0], OWN))
-        except (TypeError, KeyError, ParseError) as e:
+        except (TypeError, ValueError) as e:  # ParseError is one
             raise InputError(f"--votes {self._path} is damaged ({e}); give a backup") from e
         if study is not None and kept != study:
             raise InputError(f"--votes {self._path} {_difference(kept, study)}; give another file")
@@ -159,7 +162,14 @@ class Votes:
 
     def all(self) -> list[Vote]:
         """Return all votes, by rater and place."""
-        return self._select("order by rater, place")
+        found = self._select("order by rater, place")
+        places = {(vote.rater, vote.place) for vote in found}
+        if any(
+            vote.shown.kind != TRIAL and (vote.rater, vote.shown.before) not in places
+            for vote in found
+        ):
+            raise InputError(f"--votes {self._path} is damaged (a vote is gone); give a backup")
+        return found
 
     def _select(self, where: str, *values: object) -> list[Vote]:
         with self._lock, self._naming():
@@ -168,7 +178,11 @@ class Votes:
                 f" quality, seconds, at, changes from votes {where}",
                 values,
             ).fetchall()
-        return [Vote(*row[:2], Shown(*row[2:7]), *row[7:]) for row in rows]
+        found = [Vote(*row[:2], Shown(*row[2:7]), *row[7:]) for row in rows]
+        for vote in found:
+            if said := wrong_vote(self.study, vote):
+                raise InputError(f"--votes {self._path} is damaged ({said}); give a backup")
+        return found
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
@@ -194,6 +208,25 @@ class Votes:
             if failed := machine_error(e, self._path):
                 raise failed from e
             raise InputError(f"--votes {self._path} cannot be used ({first_line(e)})") from e
+
+
+def wrong_vote(study: Study, vote: Vote) -> str | None:
+    """Return what is wrong with a vote that a file has, or None: its study cannot have it."""
+    shown, pairs = vote.shown, study.pairs
+    whole = all(type(n) is int for n in (vote.place, *vote[3:5], vote.changes, shown.pair))
+    if not (whole and isinstance(vote.rater, str) and 0 <= shown.pair < len(pairs)):
+        return "a vote is on no pair"
+    if (shown.left, shown.right) not in (pairs[shown.pair][2:], pairs[shown.pair][:1:-1]):
+        return "a vote is on other models than its pair has"
+    before = None if shown.kind == TRIAL else shown.before
+    if shown.kind not in KINDS or (before is None) != (shown.kind == TRIAL):
+        return "a vote is of no kind"
+    if before is not None and not (type(before) is int and 0 <= before < vote.place):
+        return "a control shows nothing that was shown before"
+    times = (vote.seconds, vote.at)
+    if not all(type(n) in (int, float) and math.isfinite(n) for n in times):
+        return "a vote has no time"
+    return None
 
 
 def _check_file(path: Path) -> None:

@@ -102,3 +102,47 @@ def test_other_files_are_refused(tmp_path):
     assert sqlite3.connect(other).execute("select name from sqlite_master").fetchall() == [
         ("mine",)
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("update votes set pair = 99", "a vote is on no pair"),
+        ("update votes set pair = 'one'", "a vote is on no pair"),
+        ("update votes set shown_left = 7", "a vote is on other models"),
+        ("update votes set kind = 'other'", "a vote is of no kind"),
+        ("update votes set kind = 'swapped'", "a vote is of no kind"),
+        ("update votes set kind = 'swapped', before = 5", "a control shows nothing"),
+        ("update votes set kind = 'swapped', before = 0 where place = 2", None),
+        ("update votes set kind = 'swapped', before = 0 where place = 2", "a vote is gone"),
+        ("update votes set seconds = 'long'", "a vote has no time"),
+        ('update study set said = replace(said, \'"each": 1\', \'"each": "x"\')', "each is 'x'"),
+        ("update study set said = replace(said, '\"each\": 1', '\"each\": 9000')", None),
+        ("update study set said = replace(said, '0.1', '1')", "controls is '1'"),
+        ("update study set said = replace(said, 'null', '0')", "limit is '0'"),
+        ("update study set said = '[]'", "it is no object"),
+        ("update study set said = x'00'", "is damaged"),
+        ("create trigger t after insert on votes begin delete from votes; end", "has no votes of"),
+        ("create view v as select 1", "has no votes of this program"),
+    ],
+)
+def test_a_file_that_was_written_by_another_is_one_line(votes, tmp_path, change, said):
+    votes.enter("ann")
+    for place in range(3):
+        votes.cast(vote(place=place))
+    votes._db.execute(change)
+    if said == "a vote is gone":
+        votes._db.execute("delete from votes where place = 0")
+    path = tmp_path / "votes.sqlite"
+    if said is None:
+        assert len(Votes(path).all()) == 3
+        return
+    with pytest.raises(InputError, match=f"--votes {path}.*{said}") as e:
+        Votes(path).all()
+    assert "\n" not in str(e.value)
+
+
+def test_a_study_of_too_many_pairs_is_refused():
+    many = dataclasses.replace(STUDY, prompts=("one",) * 2000, each=9000).to_json()
+    with pytest.raises(ValueError, match="more than 10,000,000 pairs"):
+        Study.from_json(many | {"models": ["a", "b"], "prompts": list(many["prompts"])})
