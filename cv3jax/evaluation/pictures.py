@@ -49,6 +49,23 @@ class Picture(NamedTuple):
     record: dict[str, Any] | None
 
 
+def check_drawn(flag: str, folder: Path) -> bool:
+    """Return whether a folder has an index.
+
+    Raises InputError where there is no such folder, or `cv3jax sample` has not drawn all of it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{flag} {folder}: there is no such folder")
+    if (folder / INDEX).exists():
+        return True
+    if (folder / PLAN).exists():
+        raise InputError(
+            f"{flag} {folder} has no {INDEX}: its pictures are not all drawn; run the same cv3jax"
+            " sample again"
+        )
+    return False
+
+
 def match(folder: Path, prompts: PromptSet, num: int | None) -> tuple[list[Entry], int]:
     """Return (the pictures of a folder in the prompts' order, pictures per prompt).
 
@@ -57,29 +74,15 @@ def match(folder: Path, prompts: PromptSet, num: int | None) -> tuple[list[Entry
     Raises:
         InputError: there is no such folder, or it has another number of pictures or other prompts.
     """
-    if not folder.is_dir():
-        raise InputError(f"--images {folder}: there is no such folder")
-    if (folder / INDEX).exists():
+    if check_drawn("--images", folder):
         return _by_index(folder, prompts, num)
-    if (folder / PLAN).exists():
-        raise InputError(
-            f"--images {folder} has no {INDEX}: its pictures are not all drawn; run the same cv3jax"
-            " sample again"
-        )
     return _by_name(folder, prompts, num or 1)
 
 
 def _by_index(folder: Path, prompts: PromptSet, num: int | None) -> tuple[list[Entry], int]:
     where = f"--images {folder}: {INDEX}"
-    try:
-        lines = read_bytes(folder / INDEX, OWN.bytes).splitlines()
-        rows = [parse_json(line) for line in lines]
-        entries = [_entry(row) for row in rows]
-    except OSError as e:
-        raise_machine(e, folder / INDEX)
-        raise InputError(f"{where}: {e.strerror}") from e
-    except (ParseError, InputError, KeyError, TypeError) as e:
-        raise InputError(f"{where} is damaged ({e}); draw the pictures again") from e
+    found = read_index("--images", folder)
+    rows, entries = [row for row, _ in found], [entry for _, entry in found]
     wanted = prompts.prompts
     each = num or max(len(rows) // len(wanted), 1)
     _check_count(f"{where} lists", len(rows), len(wanted), each)
@@ -90,6 +93,19 @@ def _by_index(folder: Path, prompts: PromptSet, num: int | None) -> tuple[list[E
                 f" {wanted[i // each].text[:60]!r} there; give the --prompts that were drawn"
             )
     return [entry._replace(prompt=i // each) for i, entry in enumerate(entries)], each
+
+
+def read_index(flag: str, folder: Path) -> list[tuple[dict[str, Any], Entry]]:
+    """Return each line of a folder's index with its picture. Raises InputError on damage."""
+    where = f"{flag} {folder}: {INDEX}"
+    try:
+        lines = read_bytes(folder / INDEX, OWN.bytes).splitlines()
+        return [(row, _entry(row)) for row in map(parse_json, lines)]
+    except OSError as e:
+        raise_machine(e, folder / INDEX)
+        raise InputError(f"{where}: {e.strerror}") from e
+    except (ParseError, InputError, KeyError, TypeError) as e:
+        raise InputError(f"{where} is damaged ({e}); draw the pictures again") from e
 
 
 def _entry(row: Any) -> Entry:
@@ -154,12 +170,12 @@ def examine_all(folder: Path, entries: Sequence[Entry], known: set[str]) -> list
 
         def one(entry: Entry) -> Picture:
             path = folder / entry.file
-            data = _bytes(path)
+            data = picture_bytes(path)
             found = hashlib.sha256(data).hexdigest()
-            image = _opened(path, data)
+            image = opened(path, data)
             size, record = image.size[::-1], _record(path) if image.format == "PNG" else None
             if found not in known:
-                size = _decoded(path, image).size[::-1]
+                size = decoded(path, image).size[::-1]
             bar.update()
             return Picture(entry, found, size, record)
 
@@ -214,15 +230,16 @@ def opener(folder: Path) -> Callable[[Picture], Image.Image]:
 
     def read(picture: Picture) -> Image.Image:
         path = folder / picture.entry.file
-        data = _bytes(path)
+        data = picture_bytes(path)
         if hashlib.sha256(data).hexdigest() != picture.sha256:
             raise InputError(f"{path} changed while it was scored; run the same command again")
-        return _decoded(path, _opened(path, data))
+        return decoded(path, opened(path, data))
 
     return read
 
 
-def _bytes(path: Path) -> bytes:
+def picture_bytes(path: Path) -> bytes:
+    """Return the bytes of a picture's file. Raises InputError where there is none."""
     try:
         return read_regular(path, MAX_IMAGE_BYTES)
     except OSError as e:
@@ -230,14 +247,16 @@ def _bytes(path: Path) -> bytes:
         raise InputError(f"{path}: {e.strerror}; every picture is needed") from e
 
 
-def _opened(path: Path, data: bytes) -> Image.Image:
+def opened(path: Path, data: bytes) -> Image.Image:
+    """Return the picture in a file's bytes, not yet decoded. Raises InputError as `decoded`."""
     try:
         return open_image(data)
     except InputError as e:
         raise InputError(f"{path}: {e}; every picture is needed") from e
 
 
-def _decoded(path: Path, image: Image.Image) -> Image.Image:
+def decoded(path: Path, image: Image.Image) -> Image.Image:
+    """Return a picture of `opened` as RGB. Raises InputError where it is damaged."""
     try:
         return decode_rgb(image)
     except InputError as e:

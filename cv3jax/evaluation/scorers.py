@@ -15,7 +15,7 @@ from PIL import Image
 
 from cv3jax.evaluation.metrics.base import PictureMetric, SetMetric
 from cv3jax.evaluation.metrics.registry import open_metric
-from cv3jax.evaluation.protocol import digest
+from cv3jax.evaluation.protocol import digest, metric_protocol
 from cv3jax.evaluation.scoring import features_protocol
 from data_pipeline.io.errors import InputError
 
@@ -30,11 +30,13 @@ class Scorer:
         name: as in `train.eval_metrics`.
         better: "higher" or "lower".
         score: (uint8 [N, H, W, 3], N prompts) → {name: value}.
+        protocol: the hash of the metric's protocol.
     """
 
     name: str
     better: str
     score: Callable[[np.ndarray, Sequence[str]], dict[str, float]]
+    protocol: str = ""
 
 
 def open_scorers(
@@ -78,8 +80,10 @@ def _open(
     except InputError as e:
         raise InputError(f"{FIELDS}: {e}") from e
     if isinstance(metric, PictureMetric):
-        return Scorer(name, metric.better, lambda images, prompts: means(metric, images, prompts))
-    return Scorer(name, metric.better, _distances(metric, reference(), features))
+        score = functools.partial(means, metric)
+    else:
+        score = _distances(metric, reference(), features)
+    return Scorer(name, metric.better, score, digest(metric_protocol(name, metric.protocol)))
 
 
 def means(metric: PictureMetric, images: np.ndarray, prompts: Sequence[str]) -> dict[str, float]:

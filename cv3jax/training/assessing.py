@@ -1,7 +1,7 @@
 """What an evaluation measures: held-out figures, and scores of fixed pictures."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,10 @@ def make_assess(
     Each metric scores a few pictures of noise, so that what it lacks is noticed before the first
     step. Raises InputError as `open_scorers` does, and where train.best is none of the figures.
     """
-    better, score = dict(held_out.better) if held_out else {}, None
+    better, score, metrics = dict(held_out.better) if held_out else {}, None, []
     if pictures:
-        score, more = _scorer(settings, pictures, open_scorers)
-        better |= more
+        score, opened = _scorer(settings, pictures, open_scorers)
+        better, metrics = better | opened["better"], opened["protocols"]
     if not better:
         return None
     best = settings.train.best
@@ -66,7 +66,7 @@ def make_assess(
             made |= _shared(lambda: score(images, pictures.prompts))
         return made
 
-    return Assess(figures, better, identity(settings, pictures))
+    return Assess(figures, better, identity(settings, pictures, metrics))
 
 
 def _shared(score: Callable[[], dict[str, float]]) -> dict[str, float]:
@@ -102,8 +102,11 @@ def announce(settings: StageSettings, inputs: dict[str, Any]) -> None:
 
 def _scorer(
     settings: StageSettings, pictures: Pictures, open_scorers: OpenScorers | None
-) -> tuple[Callable, dict[str, str]]:
-    """Return (function of process 0: images, prompts → figures; which way is better of each)."""
+) -> tuple[Callable, dict[str, Any]]:
+    """Return (function of process 0: images, prompts → figures; what is known of the metrics).
+
+    That is {"better": which way of each figure, "protocols": the hash of each metric's}.
+    """
     train, scorers = settings.train, []
     if open_scorers is None:
         raise InputError(
@@ -127,13 +130,18 @@ def _scorer(
         for one in scorers:
             names = one.score(noise, prompts)
             better |= {f"{PICTURES}/{name}": one.better for name in names}
-        return better
+        return {"better": better, "protocols": [one.protocol for one in scorers]}
 
     return score, processes.first("metrics", begin)
 
 
-def identity(settings: StageSettings, pictures: Pictures | None) -> str:
-    """Return what identifies the records, prompts and metrics of an evaluation."""
+def identity(
+    settings: StageSettings, pictures: Pictures | None, protocols: Sequence[str] = ()
+) -> str:
+    """Return what identifies the records, prompts and metrics of an evaluation.
+
+    protocols: the hashes of the metrics', with their weights.
+    """
     train, recipe = settings.train, settings.json
     read = {name: recipe[name] for name in SECTIONS if name in recipe}
     read["data"] = {name: x for name, x in read["data"].items() if name not in FREE}
@@ -141,6 +149,6 @@ def identity(settings: StageSettings, pictures: Pictures | None) -> str:
         [
             read,
             train.eval_data and [dataset_content(train.eval_data), train.eval_records],
-            pictures and [train.metrics, pictures.prompts],
+            pictures and [train.metrics, pictures.prompts, *protocols],
         ]
     )[:12]

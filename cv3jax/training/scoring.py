@@ -12,6 +12,7 @@ class PictureScorer(Protocol):
 
     name: str  # as train.eval_metrics has it
     better: str  # "higher" or "lower"
+    protocol: str  # the hash of its weights, and of whatever else moves its figures
 
     def score(self, images: np.ndarray, prompts: Sequence[str]) -> dict[str, float]:
         """Return the figures of uint8 [N, H, W, 3], each named `name` or beginning with `name`."""

@@ -1,5 +1,6 @@
 """Test scoring: rows of each picture, killed runs, changed pictures, and which is whose."""
 
+import hashlib
 import json
 import shutil
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from cv3jax.commands import evaluate_tables
 from cv3jax.evaluation import run, scoring
+from cv3jax.evaluation.journal import Journal
 from cv3jax.evaluation.prompt_row import PromptRow
 from cv3jax.evaluation.prompt_sets import PromptSet
 from cv3jax.reports.pictures import save_png
@@ -142,6 +144,21 @@ def test_a_damaged_journal_and_damaged_features_are_errors(metrics, tmp_path):
     journal.write_text(journal.read_text().replace('"mean": 1', '"mean": 2', 1))
     with pytest.raises(InputError, match=r"journal.jsonl line 1 is damaged \(its checksum"):
         run.evaluate(request, tmp_path / "p")
+
+
+@pytest.mark.parametrize("head", [(5, 10**13), (3, 2), (10,)])
+def test_features_of_another_form_are_one_line(head, tmp_path):
+    """A head may ask for terabytes, and a journal may have the hash of any file."""
+    journal, key = Journal(tmp_path), ("made", "drawn", 0)
+    journal.write_features(key, [str(i) for i in range(5)], np.zeros((5, 2), np.float32))
+    (path,) = (tmp_path / "features").rglob("*.npy")
+    data = path.read_bytes().replace(b"(5, 2), }", f"{head}, }}".encode())
+    path.write_bytes(data)
+    line = {**journal._features[key], "sha256": hashlib.sha256(data).hexdigest()}
+    journal._append([{name: value for name, value in line.items() if name != "crc"}])
+    with pytest.raises(InputError, match=r"npy holds no features") as e:
+        Journal(tmp_path).features(key, None)
+    assert "\n" not in str(e.value)
 
 
 def indexed(folder, seed: int = 40, num: int = 1) -> None:

@@ -5,6 +5,8 @@ import pytest
 
 from cv3jax.evaluation import scorers
 from cv3jax.evaluation.metrics.base import PictureMetric, SetMetric
+from cv3jax.evaluation.metrics.scenes_judge import open_judge
+from cv3jax.evaluation.protocol import digest, metric_protocol
 from cv3jax.evaluation.scorers import open_scorers
 from data_pipeline.io.errors import InputError
 from data_pipeline.scenes import grammar
@@ -22,6 +24,7 @@ def no_reference() -> np.ndarray:
 def test_the_judge_s_figures_are_the_shares_that_are_right():
     (judged,) = open_scorers(("judge",), None, no_reference)
     assert (judged.name, judged.better) == ("judge", "higher")
+    assert judged.protocol == digest(metric_protocol("judge", open_judge({}).protocol))
     images = np.stack([render(scene, 64) for scene in SCENES])
     names = {f"judge.{name}" for name in (*PROPERTIES, "all")}
     assert judged.score(images, CAPTIONS) == dict.fromkeys(names, 1.0)

@@ -151,3 +151,10 @@ def test_figures_are_compared_only_where_they_are_of_the_same_things():
     ):
         assert of(*fields) != same
     assert of(prompts=("b",)) != same
+    settings = hn.settings("scenes_base", METRIC)
+
+    def assessed(protocol):
+        scorer = Scorer("shade", "lower", lambda images, prompts: {"shade": 1.0}, protocol)
+        return make_assess(settings, HELD, PICTURES, lambda *_: [scorer]).of
+
+    assert assessed("of weights") == assessed("of weights") != assessed("of other weights")

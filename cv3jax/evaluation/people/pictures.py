@@ -11,18 +11,23 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image
 
-from data_pipeline.images.decode import MAX_IMAGE_BYTES, decode_rgb, open_image
-from data_pipeline.images.formats import OTHER_SUFFIXES, SUFFIXES
+from cv3jax.evaluation.pictures import (
+    INDEX,
+    SHEET,
+    check_drawn,
+    decoded,
+    list_pictures,
+    opened,
+    picture_bytes,
+    read_index,
+)
 from data_pipeline.io import progress
-from data_pipeline.io.bounded_json import OWN, ParseError, parse_json, read_bytes
-from data_pipeline.io.errors import InputError, counted, raise_machine
-from data_pipeline.io.regular_files import read_regular
+from data_pipeline.io.errors import InputError, counted
 
-INDEX, PLAN, SHEET = "index.jsonl", "plan.json", "contact_sheet.png"  # of `cv3jax sample`
 _THREADS = 4
 _END = b"\x00\x00\x00\x00IEND\xaeB`\x82"  # the last chunk of a PNG
 
@@ -57,8 +62,8 @@ def read_folder(flag: str, folder: Path, prompts: Sequence[str]) -> list[list[Pi
     with progress.bar(len(paths), f"read {flag}", "picture") as bar:
 
         def one(path: Path) -> Picture:
-            data = _bytes(path)
-            _decoded(path, data)
+            data = picture_bytes(path)
+            decoded(path, opened(path, data))
             bar.update()
             return Picture(path, hashlib.sha256(data).hexdigest())
 
@@ -69,32 +74,14 @@ def read_folder(flag: str, folder: Path, prompts: Sequence[str]) -> list[list[Pi
 
 def _paths(flag: str, folder: Path, prompts: Sequence[str]) -> list[Path]:
     """Return the files in the order of the prompts."""
-    if not folder.is_dir():
-        raise InputError(f"{flag} {folder}: there is no such folder")
-    if (folder / INDEX).exists():
-        return _indexed(f"{flag} {folder}: {INDEX}", folder, prompts)
-    if (folder / PLAN).exists():
-        raise InputError(
-            f"{flag} {folder} has no {INDEX}: its pictures are not all drawn; run the same cv3jax"
-            " sample again"
-        )
-    known = {*SUFFIXES, *OTHER_SUFFIXES}
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix[1:].lower() in known and not path.name.startswith(".")
-    )
+    if check_drawn(flag, folder):
+        return _indexed(flag, folder, prompts)
+    return [folder / name for name in list_pictures(folder)]
 
 
-def _indexed(where: str, folder: Path, prompts: Sequence[str]) -> list[Path]:
-    try:
-        rows = [parse_json(line) for line in read_bytes(folder / INDEX, OWN.bytes).splitlines()]
-        named = [(_name(row["file"]), str(row["prompt"])) for row in rows]
-    except OSError as e:
-        raise_machine(e, folder / INDEX)
-        raise InputError(f"{where}: {e.strerror}") from e
-    except (ParseError, KeyError, TypeError) as e:
-        raise InputError(f"{where} is damaged ({e}); draw the pictures again") from e
+def _indexed(flag: str, folder: Path, prompts: Sequence[str]) -> list[Path]:
+    where = f"{flag} {folder}: {INDEX}"
+    named = [(entry.file, row["prompt"]) for row, entry in read_index(flag, folder)]
     each = max(len(named) // len(prompts), 1)
     for number, (_, prompt) in enumerate(named[: each * len(prompts)]):
         if prompt.strip() != prompts[number // each].strip():
@@ -103,12 +90,6 @@ def _indexed(where: str, folder: Path, prompts: Sequence[str]) -> list[Path]:
                 f" {prompts[number // each][:60]!r} there; give the --prompts that were drawn"
             )
     return [folder / name for name, _ in named]
-
-
-def _name(value: Any) -> str:
-    if not isinstance(value, str) or Path(value).name != value:
-        raise TypeError("a file of another folder")
-    return value
 
 
 def pair_of(first: Picture, second: Picture) -> tuple[bytes, bytes]:
@@ -126,10 +107,10 @@ def pair_of(first: Picture, second: Picture) -> tuple[bytes, bytes]:
 
 
 def _again(picture: Picture) -> Image.Image:
-    data = _bytes(picture.path)
+    data = picture_bytes(picture.path)
     if hashlib.sha256(data).hexdigest() != picture.sha256:
         raise InputError(f"{picture.path} changed while it was judged; start the server again")
-    return _decoded(picture.path, data)
+    return decoded(picture.path, opened(picture.path, data))
 
 
 def _png(image: Image.Image, size: tuple[int, int]) -> bytes:
@@ -145,18 +126,3 @@ def _padded(data: bytes, count: int) -> bytes:
     kind, content = b"paDd", bytes(count - 12)
     chunk = struct.pack(">I", len(content)) + kind + content
     return data[: -len(_END)] + chunk + struct.pack(">I", zlib.crc32(kind + content)) + _END
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return read_regular(path, MAX_IMAGE_BYTES)
-    except OSError as e:
-        raise_machine(e, path)
-        raise InputError(f"{path}: {e.strerror}; every picture is needed") from e
-
-
-def _decoded(path: Path, data: bytes) -> Image.Image:
-    try:
-        return decode_rgb(open_image(data))
-    except InputError as e:
-        raise InputError(f"{path}: {e}; every picture is needed") from e

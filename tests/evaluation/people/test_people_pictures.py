@@ -26,7 +26,9 @@ def folder(tmp_path):
 
 
 def index(folder, files, prompts):
-    rows = [json.dumps({"file": f, "prompt": p}) for f, p in zip(files, prompts, strict=True)]
+    rows = [
+        json.dumps({"file": f, "prompt": p, "seed": 0}) for f, p in zip(files, prompts, strict=True)
+    ]
     (folder / "index.jsonl").write_text("\n".join(rows) + "\n")
 
 
