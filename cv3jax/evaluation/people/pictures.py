@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data_pipeline.images.decode import MAX_IMAGE_BYTES, decode_rgb, open_image
 from data_pipeline.images.formats import OTHER_SUFFIXES, SUFFIXES
@@ -24,6 +24,7 @@ from data_pipeline.io.regular_files import read_regular
 
 INDEX, PLAN, SHEET = "index.jsonl", "plan.json", "contact_sheet.png"  # of `cv3jax sample`
 _THREADS = 4
+_GREY = (128, 128, 128)  # around a picture of another shape
 _END = b"\x00\x00\x00\x00IEND\xaeB`\x82"  # the last chunk of a PNG
 
 
@@ -114,8 +115,9 @@ def _name(value: Any) -> str:
 def pair_of(first: Picture, second: Picture) -> tuple[bytes, bytes]:
     """Return two pictures as PNG that differ in nothing but what they show.
 
-    They have no metadata, the larger height and width of both, and files of equal size. Raises
-    InputError where a file is no longer the one that was read.
+    They have no metadata, the larger height and width of both, and files of equal size. A picture
+    of another shape keeps its own, in the middle of grey. Raises InputError where a file is no
+    longer the one that was read.
     """
     images = [_again(one) for one in (first, second)]
     size = tuple(max(sides) for sides in zip(*(image.size for image in images), strict=True))
@@ -134,7 +136,7 @@ def _again(picture: Picture) -> Image.Image:
 
 def _png(image: Image.Image, size: tuple[int, int]) -> bytes:
     if image.size != size:
-        image = image.resize(size, Image.Resampling.LANCZOS)
+        image = ImageOps.pad(image, size, Image.Resampling.LANCZOS, color=_GREY)
     plain, out = Image.frombytes("RGB", size, image.tobytes()), io.BytesIO()
     plain.save(out, "PNG", compress_level=3)
     return out.getvalue()
