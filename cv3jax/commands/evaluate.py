@@ -201,7 +201,7 @@ def main(argv: list[str] | None = None) -> None:
         bootstrap=Bootstrap(args.draws),
     )
     with reporting(args.json) as report, locks.hold(args.out, "--out"):
-        check_metrics(request)
+        check_metrics(request, args.images)
         if prompts.published is False:
             say(f"--prompts {prompts.name}: the file's prompts are not the published ones")
         folder, timing = (args.images, None) if draw is None else draw()

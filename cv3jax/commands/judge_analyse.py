@@ -114,7 +114,8 @@ def _rate(row: dict[str, Any], level: float) -> str:
     these = ""
     if row["low_these"] is not None:
         these = f"; these raters: {100 * row['low_these']:.1f} to {100 * row['high_these']:.1f} %"
-    votes = f"{row['wins']} wins, {row['ties']} ties, {row['losses']} losses"
+    won, tied = counted(row["wins"], "win"), counted(row["ties"], "tie")
+    votes = f"{won}, {tied}, {row['losses']:,} {'loss' if row['losses'] == 1 else 'losses'}"
     return f"  {row['a']} over {row['b']}: {100 * row['rate']:.1f} % ({ends}{these}); {votes}"
 
 

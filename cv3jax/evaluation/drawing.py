@@ -10,10 +10,11 @@ from typing import NamedTuple
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import Size
 from cv3jax.distributed.independent import Share
+from cv3jax.evaluation.pictures import PLAN
 from cv3jax.evaluation.prompt_sets import PromptSet
 from cv3jax.sampling.expanding import Expanding
 from cv3jax.sampling.resumable import Devices, Pictures, sample_many
-from data_pipeline.io.errors import StoppedError, counted
+from data_pipeline.io.errors import InputError, StoppedError, counted
 from data_pipeline.io.files import replacing
 
 PROMPTS, FOLDER = "prompts.jsonl", "pictures"
@@ -34,7 +35,7 @@ class Drawing(NamedTuple):
 def draw(drawing: Drawing, prompts: PromptSet, num: int, out: Path) -> Path:
     """Draw `num` pictures of each prompt into a folder of `out`, and return the folder.
 
-    Pictures that exist are kept.
+    Pictures that exist are kept, and so is the file of prompts beside those of others.
 
     Raises:
         InputError: the checkpoint does not fit, or `out` holds pictures drawn otherwise.
@@ -52,13 +53,23 @@ def draw(drawing: Drawing, prompts: PromptSet, num: int, out: Path) -> Path:
 
 
 def write_prompts(out: Path, prompts: PromptSet) -> Path:
-    """Write the file of prompts that the pictures in `out` are drawn of, and return it."""
+    """Write the file of prompts that the pictures in `out` are drawn of, and return it.
+
+    Raises InputError where `out` has pictures of other prompts.
+    """
     file = out / PROMPTS
+    rows = (
+        {"prompt": row.text} | ({} if row.seed is None else {"seed": row.seed})
+        for row in prompts.prompts
+    )
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+    if (out / FOLDER / PLAN).exists() and file.exists() and file.read_bytes() != lines:
+        raise InputError(
+            f"--out {out} holds pictures of other prompts; give those, or another --out"
+        )
     out.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as temporary, temporary.open("w", encoding="utf-8") as lines:
-        for row in prompts.prompts:
-            line = {"prompt": row.text} | ({} if row.seed is None else {"seed": row.seed})
-            lines.write(f"{json.dumps(line)}\n")
+    with replacing(file) as temporary:
+        temporary.write_bytes(lines)
     return file
 
 

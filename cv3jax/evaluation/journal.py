@@ -43,7 +43,7 @@ class Journal:
     """
 
     def __init__(self, out: Path, *, repair: bool = True):
-        """Read what is there; repair: remove an incomplete last line."""
+        """Read what is there; repair: remove an incomplete last line and incomplete files."""
         self.path, self._folder = out / NAME, out / FOLDER
         self._scores: dict[tuple[str, str, str], tuple[str, str, Scores]] = {}
         self._features: dict[tuple[str, str, int], dict[str, Any]] = {}
@@ -63,6 +63,9 @@ class Journal:
                 ) from e
         if repair and len(whole) < len(data):
             os.truncate(self.path, len(whole))
+        if repair:
+            for unfinished in self._folder.glob("*/*.writing"):  # of storage.write, by a kill
+                unfinished.unlink(missing_ok=True)
 
     def known(self) -> set[str]:
         """Return the hashes of all pictures that were scored, by any metric."""

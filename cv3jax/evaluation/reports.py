@@ -1,6 +1,7 @@
 """Reading the reports that `cv3jax evaluate` wrote."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +46,24 @@ class Report(NamedTuple):
     folder: Path
     content: dict[str, Any]
     rows: list[dict[str, Any]]
+
+
+def check_out(out: Path, pictures: Sequence[tuple[str, str]]) -> None:
+    """Raise InputError where `out` has the report of other pictures, which would be replaced.
+
+    pictures: (file, prompt) of each. A report of the same ones is made again, with what the run
+    asks for; so is one that cannot be read.
+    """
+    try:
+        rows = read_report(out).rows
+        found = [(row["file"], row["prompt"]) for row in rows]
+    except (InputError, KeyError, TypeError):
+        return  # there is none, or none that could be lost
+    if found != list(pictures):
+        raise InputError(
+            f"--out {out} has a report of other pictures or prompts ({len(found):,} of them; this"
+            f" run has {len(pictures):,}); give another --out"
+        )
 
 
 def read_report(place: Path, flag: str = "--compare") -> Report:

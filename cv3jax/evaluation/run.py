@@ -12,13 +12,13 @@ import numpy as np
 from cv3jax.evaluation.figures import Bootstrap, Scored, drawing_of, of_pictures, of_sets
 from cv3jax.evaluation.journal import Journal, Scores
 from cv3jax.evaluation.metrics.base import Metric, PictureMetric
-from cv3jax.evaluation.metrics.registry import open_metric
+from cv3jax.evaluation.metrics.registry import METRICS, open_metric
 from cv3jax.evaluation.page import PAGE, write_page
-from cv3jax.evaluation.pictures import examine, match, opener
+from cv3jax.evaluation.pictures import Entry, examine, match, opener
 from cv3jax.evaluation.prompt_sets import PromptSet
 from cv3jax.evaluation.protocol import metric_protocol, scoring_protocol
 from cv3jax.evaluation.reference import check_reference, open_reference
-from cv3jax.evaluation.reports import FORMAT, REPORT, SCORES
+from cv3jax.evaluation.reports import FORMAT, REPORT, SCORES, check_out
 from cv3jax.evaluation.scoring import DRAWN, Source, features, score
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError
@@ -59,15 +59,24 @@ class _Shared(NamedTuple):
         return np.array([picture.entry.prompt for picture in self.source.pictures])
 
 
-def check_metrics(request: Request) -> None:
+def check_metrics(request: Request, images: Path | None = None) -> None:
     """Open each metric once and close it, so that what is wrong is said before pictures are drawn.
 
-    Raises InputError on an unknown metric, missing or wrong weights, and a missing reference.
+    images: the folder of pictures that are drawn already. What is seen at once is checked first.
+
+    Raises InputError on missing or wrong weights, a missing reference, pictures of other prompts
+    or of another number, and prompts that a metric does not take.
     """
     for name in request.metrics:
-        metric = _opened(request, name)
-        if not isinstance(metric, PictureMetric):
+        if METRICS[name].kind == "set":
             check_reference(request.reference, request.prompts, name)
+    if images is not None:
+        _matched(images, request)
+    texts = [prompt.text for prompt in request.prompts.prompts]
+    for name in request.metrics:
+        metric = _opened(request, name)
+        if isinstance(metric, PictureMetric):
+            metric.check(texts)
 
 
 def evaluate(request: Request, folder: Path) -> dict[str, Any]:
@@ -81,7 +90,7 @@ def evaluate(request: Request, folder: Path) -> dict[str, Any]:
         FailedRunError: a score is not finite.
     """
     prompts = request.prompts
-    entries, num = match(folder, prompts, request.num)
+    entries, num = _matched(folder, request)
     request.out.mkdir(parents=True, exist_ok=True)
     journal = Journal(request.out)
     pictures = examine(folder, entries, prompts, journal.known())
@@ -123,6 +132,14 @@ def evaluate(request: Request, folder: Path) -> dict[str, Any]:
         temporary.write_bytes(json_bytes(report))
     write_page(request.out / PAGE, report, rows, lambda number: source.read(pictures[number]))
     return report
+
+
+def _matched(folder: Path, request: Request) -> tuple[list[Entry], int]:
+    """Return what `match` does. Raises InputError where --out has the report of others, too."""
+    entries, num = match(folder, request.prompts, request.num)
+    texts = request.prompts.prompts
+    check_out(request.out, [(entry.file, texts[entry.prompt].text) for entry in entries])
+    return entries, num
 
 
 def _opened(request: Request, name: str) -> Metric:

@@ -11,7 +11,8 @@ from painter import LINES, Painter
 
 from cv3jax.commands import evaluate
 from cv3jax.evaluation import metric_names, run, scoring
-from cv3jax.evaluation.metrics.registry import METRICS
+from cv3jax.evaluation.metrics import registry
+from cv3jax.evaluation.metrics.registry import METRICS, Spec
 from cv3jax.sampling import resumable
 from data_pipeline.io.errors import InputError, StoppedError
 
@@ -27,6 +28,8 @@ def command(tmp_path, monkeypatch, capsys):
     made = scored.Metrics()
     monkeypatch.setattr(run, "open_metric", made.open)
     monkeypatch.setattr(metric_names, "NAMES", ("mean", "far"))
+    monkeypatch.setitem(METRICS, "mean", Spec("mean", "Mean", "picture"))
+    monkeypatch.setitem(METRICS, "far", Spec("far", "Far", "set"))
     monkeypatch.setattr(resumable, "choose_mesh", lambda text, count: None)
     painters = [Painter()]
     monkeypatch.setattr(resumable, "load", lambda *args: painters[-1])
@@ -71,6 +74,11 @@ def test_it_draws_scores_and_resumes_with_the_same_files(command, tmp_path):
     assert {name: (tmp_path / "killed" / name).read_bytes() for name in names} == whole
     with pytest.raises(InputError, match="holds pictures made with other values of seed"):
         command(*drawn(tmp_path, "o", "--seed", "8"))
+    names = (*names, "prompts.jsonl")
+    whole["prompts.jsonl"] = (tmp_path / "killed" / "prompts.jsonl").read_bytes()
+    with pytest.raises(InputError, match="o holds pictures of other prompts; give those, or"):
+        command(*drawn(tmp_path, "o", "--seed", "7", "--limit", "6"))
+    assert {name: (out / name).read_bytes() for name in names} == whole
 
 
 def test_two_reports_are_compared(command, tmp_path):
@@ -100,6 +108,26 @@ def test_pictures_of_a_folder_are_scored(command, tmp_path):
     assert figures["pictures"] == 22
     assert figures["drawing"]["made_by"] is None
     assert figures["metrics"]["far"]["figures"]["far"]["n"] == 22
+
+
+def test_a_report_of_other_pictures_or_prompts_is_not_replaced(command, tmp_path):
+    scored.pictures(tmp_path / "given", 11)
+    common = ("--metrics", "mean", "--out", str(tmp_path / "o"))
+    ours = ("--images", str(tmp_path / "given"), "--prompts", str(tmp_path / "p.txt"))
+    command(*ours, *common)
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "o").iterdir()}
+    (tmp_path / "q.txt").write_text("\n".join(LINES[::-1]))
+    scored.pictures(tmp_path / "other", 11)
+    for path in (tmp_path / "other").iterdir():
+        path.rename(path.with_name(f"x{path.name}"))
+    for more in (
+        ("--images", str(tmp_path / "given"), "--prompts", str(tmp_path / "q.txt")),
+        ("--images", str(tmp_path / "other"), "--prompts", str(tmp_path / "p.txt")),
+    ):
+        with pytest.raises(InputError, match="o has a report of other pictures or prompts"):
+            command(*more, *common)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "o").iterdir()} == kept
+    command(*ours, *common)  # the same ones are scored again
 
 
 @pytest.mark.parametrize(
@@ -141,6 +169,36 @@ def test_a_wrong_flag_is_refused_in_one_line(given, said, command, tmp_path):
     assert said in str(e.value)
     assert "\n" not in str(e.value)
     assert command.metrics.batches == 0
+
+
+@pytest.mark.parametrize(
+    ("metrics", "more", "said"),
+    [
+        ("mean", ("--num", "3"), "has 11 pictures, and 11 prompts with 3 each need 33"),
+        ("mean,far", (), "far is a distance to a set of pictures; give it as --reference DIR"),
+    ],
+)
+def test_what_is_seen_at_once_is_said_before_a_metric_is_opened(
+    metrics, more, said, command, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run, "open_metric", lambda *args: pytest.fail("a metric was opened"))
+    scored.pictures(tmp_path / "given", 11)
+    with pytest.raises(InputError, match=said):
+        command(
+            *("--images", str(tmp_path / "given"), "--metrics", metrics, *more),
+            *("--prompts", str(tmp_path / "p.txt"), "--out", str(tmp_path / "o")),
+        )
+
+
+def test_prompts_that_a_metric_does_not_take_are_said_before_drawing(
+    command, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run, "open_metric", registry.open_metric)
+    monkeypatch.setattr(metric_names, "NAMES", ("judge",))
+    said = "the metric judge takes pictures and captions of scenes: not a caption of a scene: "
+    with pytest.raises(InputError, match=said):
+        command(*drawn(tmp_path, "o", "--metrics", "judge"))
+    assert not (tmp_path / "o" / "pictures").exists()
 
 
 def test_the_names_are_those_of_the_registry():

@@ -68,6 +68,7 @@ def test_it_has_every_figure_the_categories_and_the_whole_protocol(shown):
             assert f">{column}</th>" in text
             assert f"<b>{page.number(figure['value'])}</b>" in text
             assert page.interval(figure) in text
+    assert "The hash in the table is of this and of what was drawn." in text
     assert "mean.bin" in text
     assert report["prompts"]["sha256"] in text
     assert len(re.findall('<th scope="row">[ab]</th>', text)) == 2
@@ -115,6 +116,7 @@ def test_an_interval_without_width_is_explained(tmp_path, monkeypatch):
     text = (tmp_path / "o" / "report.html").read_text(encoding="utf-8")
     assert "an interval of no width" in text
     assert f"as low as {0.025 ** (1 / 5):.3f}" in text
+    assert '<p class="ends"><span>1</span></p>' in text  # one value is not a range
 
 
 @pytest.mark.parametrize(

@@ -91,10 +91,13 @@ def test_killed_anywhere_and_run_again_it_is_the_run_that_was_never_stopped(
             run.evaluate(request(out.name), tmp_path / "p")
         with (out / "journal.jsonl").open("ab") as file:
             file.write(b'{"metric": "mean", "prot')  # as a kill leaves it
+        (out / "features" / "0").mkdir(parents=True)
+        (out / "features" / "0" / "drawn_00000.npy.1.writing").write_bytes(b"half")
         again = metrics()
         run.evaluate(request(out.name), tmp_path / "p")
         assert again.batches == whole.batches - at + 1
         assert {name: (out / name).read_bytes() for name in wanted} == first
+        assert not [*out.rglob("*.writing")]
     once_more = metrics()
     run.evaluate(request("whole"), tmp_path / "p")
     assert once_more.batches == 0
@@ -121,6 +124,7 @@ def test_a_picture_that_changed_is_an_error(metrics, tmp_path):
 def test_other_prompts_of_the_same_pictures_are_scored_anew(metrics, tmp_path):
     scored.pictures(tmp_path / "p", 5)
     run.evaluate(scored.request(tmp_path / "o"), tmp_path / "p")
+    (tmp_path / "o" / "report.json").unlink()  # as of a run that was killed before its report
     longer = tuple(row._replace(text=row.text + "!") for row in scored.PROMPTS.prompts)
     run.evaluate(scored.request(tmp_path / "o", prompts=PromptSet("more", longer)), tmp_path / "p")
     assert [row["scores"]["mean.words"] for row in rows(tmp_path / "o")] == [

@@ -26,6 +26,7 @@ class PictureMetric:
         score: (n RGB pictures, n prompts) → {column: float64 [n]}. NaN where a prompt asks for
             nothing that the metric could measure; `excluded` says when.
         excluded: the words for a report about those NaN, or None where there are none.
+        check: raises InputError on prompts that the metric does not take, before any is drawn.
     """
 
     name: str
@@ -33,6 +34,7 @@ class PictureMetric:
     protocol: dict[str, Any]
     score: Callable[[Sequence[Image], Sequence[str]], dict[str, np.ndarray]]
     excluded: str | None = None
+    check: Callable[[Sequence[str]], None] = lambda prompts: None
 
 
 @dataclasses.dataclass(frozen=True)

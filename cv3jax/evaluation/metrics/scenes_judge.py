@@ -3,7 +3,8 @@
 It takes captions of the scenes' grammar only.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL.Image import Image
 from cv3jax.evaluation.metrics.base import PictureMetric, versions
 from cv3jax.evaluation.metrics.weight_files import Found
 from data_pipeline.io.errors import InputError
+from data_pipeline.scenes.grammar import parse
 from data_pipeline.scenes.judge import PROPERTIES, judge
 
 
@@ -23,7 +25,14 @@ def open_judge(found: dict[str, Found]) -> PictureMetric:
         "revision": 1,  # to be raised with a change of data_pipeline/scenes that moves a verdict
         "versions": versions("numpy", "pillow"),
     }
-    return PictureMetric("judge", "higher", protocol, _score)
+    return PictureMetric("judge", "higher", protocol, _score, check=_check)
+
+
+def _check(prompts: Sequence[str]) -> None:
+    """Raise InputError, which has the first of them, where prompts are no captions of scenes."""
+    for prompt in prompts:
+        with _naming():
+            parse(prompt)
 
 
 def _score(images: Sequence[Image], prompts: Sequence[str]) -> dict[str, np.ndarray]:
@@ -43,7 +52,14 @@ def _score(images: Sequence[Image], prompts: Sequence[str]) -> dict[str, np.ndar
 
 
 def _judged(image: Image, prompt: str) -> dict[str, bool]:
-    try:
+    with _naming():
         return judge(np.asarray(image), prompt)
+
+
+@contextlib.contextmanager
+def _naming() -> Iterator[None]:
+    """Add the metric's name to an InputError of the block."""
+    try:
+        yield
     except InputError as e:
         raise InputError(f"the metric judge takes pictures and captions of scenes: {e}") from e

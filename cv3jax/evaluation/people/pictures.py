@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cv3jax.evaluation.pictures import (
     INDEX,
@@ -29,6 +29,7 @@ from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, counted
 
 _THREADS = 4
+_GREY = (128, 128, 128)  # around a picture of another shape
 _END = b"\x00\x00\x00\x00IEND\xaeB`\x82"  # the last chunk of a PNG
 
 
@@ -95,8 +96,9 @@ def _indexed(flag: str, folder: Path, prompts: Sequence[str]) -> list[Path]:
 def pair_of(first: Picture, second: Picture) -> tuple[bytes, bytes]:
     """Return two pictures as PNG that differ in nothing but what they show.
 
-    They have no metadata, the larger height and width of both, and files of equal size. Raises
-    InputError where a file is no longer the one that was read.
+    They have no metadata, the larger height and width of both, and files of equal size. A picture
+    of another shape keeps its own, in the middle of grey. Raises InputError where a file is no
+    longer the one that was read.
     """
     images = [_again(one) for one in (first, second)]
     size = tuple(max(sides) for sides in zip(*(image.size for image in images), strict=True))
@@ -115,7 +117,7 @@ def _again(picture: Picture) -> Image.Image:
 
 def _png(image: Image.Image, size: tuple[int, int]) -> bytes:
     if image.size != size:
-        image = image.resize(size, Image.Resampling.LANCZOS)
+        image = ImageOps.pad(image, size, Image.Resampling.LANCZOS, color=_GREY)
     plain, out = Image.frombytes("RGB", size, image.tobytes()), io.BytesIO()
     plain.save(out, "PNG", compress_level=3)
     return out.getvalue()

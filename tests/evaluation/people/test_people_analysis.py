@@ -175,6 +175,7 @@ def test_the_commands_print_and_write_the_figures(kept, tmp_path, capsys):
     judge_analyse.main(["--votes", str(kept), "--json", str(tmp_path / "found.json")])
     said = capsys.readouterr().out
     assert "6 votes of 2 raters on 3 prompts" in said
+    assert not re.search(r"\b1 (wins|ties|losses)\b", said)
     assert "66.7 %" in said
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["aspects"]["both"]["pairs"][0]["wins"] == 8

@@ -97,6 +97,20 @@ def test_a_pair_differs_in_what_it_shows_alone(tmp_path):
     assert pair_of(second, first) == made[::-1]
 
 
+def test_a_picture_of_another_shape_keeps_its_own(tmp_path):
+    for name, size in (("a", (60, 20)), ("b", (40, 40))):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", size, "red").save(tmp_path / name / "0.png")
+    pair = [read_folder("--x", tmp_path / m, ["x"])[0][0] for m in "ab"]
+    shown = [np.asarray(Image.open(io.BytesIO(data))) for data in pair_of(*pair)]
+    assert [each.shape for each in shown] == [(40, 60, 3)] * 2
+    red = [(each == (255, 0, 0)).all(-1) for each in shown]
+    assert red[0][10:30].all()
+    assert red[0].sum() == 20 * 60
+    assert red[1][:, 10:50].all()
+    assert red[1].sum() == 40 * 40
+
+
 def test_a_file_that_changed_is_not_shown(tmp_path):
     save(tmp_path / "a" / "0.png")
     (picture,) = read_folder("--a", tmp_path / "a", ["x"])[0]
