@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from data_pipeline import cli as data
 from data_pipeline.io import library_words
+from data_pipeline.io.address_space import ANY, check_room
 from data_pipeline.io.arguments import Parser, nearest
 from data_pipeline.io.exits import close_output, line_and_code, printing, say, say_anything
 from data_pipeline.io.terminal import tell
@@ -213,6 +214,7 @@ def _run(args: list[str]) -> None:
         sys.exit(2)
 
     def command(argv: list[str]) -> None:
+        check_room(ANY, f"cv3jax {name}")
         importlib.import_module(COMMANDS[name][0]).main(argv)
 
     run_command(command, args[words:])  # which also catches what an import raises

@@ -83,11 +83,6 @@ def build_distillation(settings: DistillSettings, workdir: Path) -> Distillation
     stage = settings.stage
     mesh, records = mesh_plan(stage), open_data(stage.data)
     directory, description = frozen_description(stage)
-    if description.t5 is None:
-        raise InputError(
-            f"config.cascade = {stage.cascade} has no t5, and a student reads the text features of"
-            " its teacher; give a cascade with a t5"
-        )
     teacher = find(stage.stage, stage.init_from or stage.cascade, "distil")
     words = check_teacher(settings, teacher.stage, f"the {stage.stage} of {teacher.directory}")
     cache = open_feature_cache(stage, directory, description, records)
@@ -109,6 +104,16 @@ def build_distillation(settings: DistillSettings, workdir: Path) -> Distillation
     frozen = frozen_parts(stage, directory, description, records, mesh.mesh, workdir, ("vae", "t5"))
     compiled = compiler(programs, frozen)
     return Distillation(settings, mesh, records, frozen, teacher, words, programs, compiled, cache)
+
+
+def check_parts(stage: StageSettings) -> None:
+    """Raise InputError unless a distillation's cascades have what it reads: a t5, and a teacher."""
+    if frozen_description(stage)[1].t5 is None:
+        raise InputError(
+            f"config.cascade = {stage.cascade} has no t5, and a student reads the text features of"
+            " its teacher; give a cascade with a t5"
+        )
+    find(stage.stage, stage.init_from or stage.cascade, "distil")
 
 
 def compiler(

@@ -78,6 +78,7 @@ def run(
     extras.check("distillation", "matplotlib", "tensorboardX")
     checkpoint_path(workdir, "--workdir")
     check_directory(workdir, "--workdir")
+    building.check_parts(settings.stage)
     with waiting("reading what the run depends on"):
         inputs = distill_inputs(settings)  # in every process
     check_agreement(settings.stage.json, inputs, {"--allow-changed": list(allowed)})

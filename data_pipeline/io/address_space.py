@@ -14,6 +14,7 @@ from data_pipeline.io.errors import FailedRunError, first_line
 GIB = 2**30
 # address space that libraries reserve, in bytes: at all, and for each core, whose threads have
 # stacks and heaps of their own
+ANY = (GIB // 2, 0)  # of a command that imports numpy
 DATA = (GIB, GIB // 8)  # of `cv3jax data`
 MODELS = (4 * GIB, GIB // 4)  # of commands that load JAX, with the smallest models
 _MEMORY = re.compile(

@@ -10,6 +10,7 @@ from painter import LINES, Painter
 
 from cv3jax.commands import evaluate
 from cv3jax.evaluation import drawing_time, metric_names, run
+from cv3jax.evaluation.metrics.registry import METRICS, Spec
 from cv3jax.sampling import resumable
 from data_pipeline.io.errors import InputError
 
@@ -20,6 +21,8 @@ def command(tmp_path, monkeypatch):
     (tmp_path / "p.txt").write_text("\n".join(LINES))
     monkeypatch.setattr(run, "open_metric", scored.Metrics().open)
     monkeypatch.setattr(metric_names, "NAMES", ("mean", "far"))
+    monkeypatch.setitem(METRICS, "mean", Spec("mean", "Mean", "picture"))
+    monkeypatch.setitem(METRICS, "far", Spec("far", "Far", "set"))
 
     def call(*argv):
         given = ["--prompts", str(tmp_path / "p.txt"), "--metrics", "mean", "--draws", "200"]

@@ -13,6 +13,7 @@ from cv3jax.commands import ablate
 from cv3jax.evaluation import compare_sets, metric_names, run
 from cv3jax.evaluation.ablations.columns import columns_of
 from cv3jax.evaluation.ablations.variants import Variant, by_group
+from cv3jax.evaluation.metrics.registry import METRICS, Spec
 from cv3jax.evaluation.prompt_row import PromptRow
 from cv3jax.evaluation.prompt_sets import PromptSet, open_set
 from cv3jax.evaluation.reports import read_report
@@ -61,6 +62,8 @@ def command(tmp_path, monkeypatch, capsys):
     for module in (run, compare_sets):
         monkeypatch.setattr(module, "open_metric", scored.Metrics().open)
     monkeypatch.setattr(metric_names, "NAMES", ("mean", "far"))
+    monkeypatch.setitem(METRICS, "mean", Spec("mean", "Mean", "picture"))
+    monkeypatch.setitem(METRICS, "far", Spec("far", "Far", "set"))
     monkeypatch.setattr(resumable, "choose_mesh", lambda text, count: None)
 
     def call(*argv: str, points: str = POINTS, painter: Painter | None = None) -> tuple[str, dict]:

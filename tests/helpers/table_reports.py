@@ -16,7 +16,7 @@ def write(
     head = {"kind": "picture", "better": "higher", "scoring": scoring}
     metrics: dict[str, dict] = {}
     for name, value in figures.items():
-        figure = {"value": value, "low": value - 0.01, "high": value + 0.01, "n": 2}
+        figure = {"value": value, "low": value - 0.01, "high": value + 0.01, "n": 2, "prompts": 2}
         metric = metrics.setdefault(name.partition(".")[0], {**head, "figures": {}})
         metric["scoring_sha256"] = digest(scoring)
         metric["figures"][name] = figure

