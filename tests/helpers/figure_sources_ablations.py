@@ -12,7 +12,7 @@ SHARES = ("judge.all", "judge.detail", "named")
 def ablations() -> Iterator[Saying]:
     for group in result("ablations")["groups"].values():
         for name, one in group["variants"].items():
-            yield WHERE, row(name, *cells(one))
+            yield WHERE, " ".join(row(name, *cells(one)).split())
 
 
 def cells(one: dict) -> list[str]:

@@ -20,7 +20,7 @@ FULL = os.strerror(errno.ENOSPC)
 @pytest.mark.parametrize(
     ("error", "line", "code"),
     [
-        (InputError("no such\n  file"), r"no such\n  file", 2),
+        (InputError("no such\n  file"), r"no such\n file", 2),
         (NonFiniteLossError("the loss is nan"), "the loss is nan", 1),
         (DivergedError("further off"), "further off", 1),
         (StoppedError(signal.SIGTERM, "saved"), "SIGTERM: saved", 143),

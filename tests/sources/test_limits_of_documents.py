@@ -15,7 +15,8 @@ ROWS = ROW.findall(PAGE.read_text())
 
 
 def test_every_row_is_read():
-    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    limits, _, _ = PAGE.read_text().partition("| fuzzer in ")
+    lines = [line for line in limits.splitlines() if line.startswith("| ")]
     assert len(ROWS) == len(lines) - 3  # the heads
     assert len(ROWS) > 25
 

@@ -35,6 +35,7 @@ NO_STEP_DRAWS = {
         "jax.random.normal(jax.random.fold_in(key, number)",
     ),  # sampling
     "cv3jax/distillation/evaluation.py": ("jax.vmap(jax.random.key)",),  # of the same pictures
+    "cv3jax/distillation/heldout.py": ("jax.random.fold_in(key, level)",),
     "cv3jax/distillation/parity.py": ("np.random.default_rng(stage.seed)",),  # inputs to compare on
     "cv3jax/training/previews.py": ("jax.vmap(jax.random.key)",),
     # of evaluations, whose figures tests/training/test_heldout.py has from NumPy
