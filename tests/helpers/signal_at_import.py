@@ -2,11 +2,13 @@
 
     python tests/helpers/signal_at_import.py MODULE NUMBER ARGUMENT ...
 
-So a signal comes at the same moment of a start each time, however busy the machine is.
+So a signal comes at the same moment of a start each time, however busy the machine is. Whatever
+signals the process of the tests ignores or blocks, this one begins as a terminal's command does.
 """
 
 import os
 import runpy
+import signal
 import sys
 
 
@@ -23,6 +25,10 @@ class Sender:
 
 
 if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, signal.SIG_DFL)
     name, number, *arguments = sys.argv[1:]
     sys.meta_path.insert(0, Sender(name, int(number)))
     sys.argv = ["cv3jax", *arguments]
