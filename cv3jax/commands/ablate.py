@@ -22,7 +22,7 @@ from cv3jax.commands.sample import BATCH, MAX_BATCH, check_drawable
 from cv3jax.diffusion import FORMS
 from cv3jax.distributed import parse_axes
 from cv3jax.distributed.backend import loading
-from cv3jax.evaluation.metric_names import check_name
+from cv3jax.evaluation.metrics.registry import spec_of
 from cv3jax.evaluation.prompt_sets import open_set
 from cv3jax.sampling.inputs import LAST_SEED
 from data_pipeline.io import extras, locks
@@ -42,18 +42,7 @@ WORDS = ("group", "name")
 
 def parser() -> Parser:
     """Return the parser of `cv3jax ablate`."""
-    made = Parser(
-        prog="cv3jax ablate",
-        description=__doc__,
-        example=f"{EXAMPLE}\n\nrecipes: {', '.join(recipes.evaluations_by(swept=True))}",
-        others=lambda flag: flag.startswith("--config."),
-    )
-    made.add_argument(
-        "--config",
-        required=True,
-        metavar="NAME|FILE.py",
-        help="the recipe; --config.a.b=v sets any of its fields that sweep() does not set",
-    ).completer = lambda **_: list(recipes.evaluations_by(swept=True))
+    made = command_line.evaluation_command("ablate", __doc__, EXAMPLE, swept=True)
     command_line.add_out(made, "directory for the variants, the report and its page")
     made.add_argument(
         "--groups",
@@ -140,7 +129,7 @@ def _variant(args: argparse.Namespace, point: dict[str, Any], values: dict[str, 
 
     metrics = tuple(values["metrics"])
     for name in metrics:
-        check_name(name)
+        spec_of(name)
     if not 1 <= values["num"] <= 10_000:
         raise InputError(f"--config.num={values['num']}: must be 1..10000")
     if not 0 <= values["seed"] <= LAST_SEED:

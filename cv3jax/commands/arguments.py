@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from cv3jax.checkpoints import cascades
 from cv3jax.kernels import KINDS
-from cv3jax.recipes import fields_called, recipes
+from cv3jax.recipes import evaluations_by, fields_called, recipes
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 
@@ -140,6 +140,55 @@ def add_attention(parser: Parser) -> None:
             " chosen by devices and sizes (default)"
         ),
     )
+
+
+def add_network(parser: Parser, clients: str) -> argparse._ArgumentGroup:
+    """Add --host, --port and --public-url of a server, and return their group.
+
+    clients: who calls the public address, with the verb.
+    """
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="where to listen; 0.0.0.0 is everywhere (default: %(default)s, this machine alone)",
+    )
+    group.add_argument(
+        "--port",
+        type=int,
+        default=8000,
+        metavar="N",
+        help="port to listen at; 0 takes one that is free (default: %(default)s)",
+    )
+    group.add_argument(
+        "--public-url",
+        metavar="URL",
+        help=f"the address that {clients}, where it is another, such as that of a proxy",
+    )
+    return group
+
+
+def evaluation_command(name: str, description: str, example: str, *, swept: bool) -> Parser:
+    """Return the parser of a command with --config of a recipe of evaluations.
+
+    swept: whether its recipes have a `sweep()`.
+    """
+    known = evaluations_by(swept=swept)
+    made = Parser(
+        prog=f"cv3jax {name}",
+        description=description,
+        example=f"{example}\n\nrecipes: {', '.join(known)}",
+        others=lambda flag: flag.startswith("--config."),
+    )
+    fields = "any of its fields that sweep() does not set" if swept else "any of its fields"
+    made.add_argument(
+        "--config",
+        required=True,
+        metavar="NAME|FILE.py",
+        help=f"the recipe; --config.a.b=v sets {fields}",
+    ).completer = lambda **_: list(known)
+    return made
 
 
 def add_share(parser: argparse._ActionsContainer, work: str) -> None:

@@ -19,7 +19,7 @@ from cv3jax.commands import evaluate_tables as tables
 from cv3jax.commands.sample import BATCH, MAX_BATCH, check_drawable
 from cv3jax.distributed import parse_axes
 from cv3jax.distributed.backend import loading
-from cv3jax.evaluation.metric_names import check_name
+from cv3jax.evaluation.metrics.registry import spec_of
 from cv3jax.evaluation.prompt_sets import PUBLISHED, SCENES, PromptSet, open_set
 from cv3jax.sampling.inputs import LAST_SEED
 from data_pipeline.io import extras, locks
@@ -98,8 +98,8 @@ def parser() -> Parser:
         metavar="M,M",
         help=(
             "what to score by: aes, hps, hps21, imagereward, clip, ocr, judge and named score"
-            " pictures;"
-            " fid, kid, prc and fdlite are distances between sets (with --compare: default all)"
+            " pictures; fid, kid, prc and fdlite are distances between sets (with --compare:"
+            " default all)"
         ),
     )
     made.add_argument(
@@ -229,7 +229,7 @@ def check_flags(args: argparse.Namespace) -> PromptSet:
             raise InputError(f"--images {args.images}: there is no such folder")
     check_directory(args.out, "--out")
     for name in args.metrics:
-        check_name(name)
+        spec_of(name)
     return open_set(str(args.prompts), args.prompt_sets, args.limit)
 
 

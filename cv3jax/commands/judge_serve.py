@@ -74,25 +74,7 @@ def parser() -> Parser:
         help="names, one per line: each gets a link, and nobody else may vote (default: whoever"
         " gives a name)",
     )
-    group = made.add_argument_group("network")
-    group.add_argument(
-        "--host",
-        default="127.0.0.1",
-        metavar="ADDRESS",
-        help="where to listen; 0.0.0.0 is everywhere (default: %(default)s, this machine alone)",
-    )
-    group.add_argument(
-        "--port",
-        type=int,
-        default=8000,
-        metavar="N",
-        help="port to listen at; 0 takes one that is free (default: %(default)s)",
-    )
-    group.add_argument(
-        "--public-url",
-        metavar="URL",
-        help="the address that raters open, where it is another, such as that of a proxy",
-    )
+    command_line.add_network(made, "raters open")
     add_json(made)
     return made
 

@@ -53,25 +53,7 @@ def add_flags(made: Parser) -> None:
 
 
 def _add_network(made: Parser) -> None:
-    group = made.add_argument_group("network")
-    group.add_argument(
-        "--host",
-        default="127.0.0.1",
-        metavar="ADDRESS",
-        help="where to listen; 0.0.0.0 is everywhere (default: %(default)s, this machine alone)",
-    )
-    group.add_argument(
-        "--port",
-        type=int,
-        default=8000,
-        metavar="N",
-        help="port to listen at; 0 takes one that is free (default: %(default)s)",
-    )
-    group.add_argument(
-        "--public-url",
-        metavar="URL",
-        help="the address that clients call, where it is another, such as that of a proxy",
-    )
+    group = command_line.add_network(made, "clients call")
     group.add_argument(
         "--keys",
         type=Path,

@@ -31,19 +31,7 @@ BAD_INPUT = 2  # the exit code of a command whose input is missing or wrong
 
 def parser() -> Parser:
     """Return the parser of `cv3jax tables`."""
-    known = recipes.evaluations_by(swept=False)
-    made = Parser(
-        prog="cv3jax tables",
-        description=__doc__,
-        example=f"{EXAMPLE}\n\nrecipes: {', '.join(known)}",
-        others=lambda flag: flag.startswith("--config."),
-    )
-    made.add_argument(
-        "--config",
-        required=True,
-        metavar="NAME|FILE.py",
-        help="the recipe; --config.a.b=v sets any of its fields",
-    ).completer = lambda **_: list(known)
+    made = command_line.evaluation_command("tables", __doc__, EXAMPLE, swept=False)
     command_line.add_out(made, "directory for tables.md and tables.html")
     made.add_argument(
         "--measure",

@@ -117,8 +117,7 @@ def full_disk(folder: Path, rng: random.Random, size: Size) -> Iterator[Place]:
     """Give a disk of less room than the command needs."""
     room = 4096 * max(1, int(size.bytes * rng.uniform(0, 1) / 4096))
     with _disk(folder / "disk", f"size={room}") as remount:
-        lift = lambda: remount(ROOMY)  # noqa: E731
-        yield Place(folder / "disk" / "out", f"a disk of {room} bytes", lift=lift)
+        yield Place(folder / "disk" / "out", f"a disk of {room} bytes", lift=lambda: remount(ROOMY))
 
 
 @contextlib.contextmanager
@@ -126,8 +125,9 @@ def no_inodes(folder: Path, rng: random.Random, size: Size) -> Iterator[Place]:
     """Give a disk of fewer inodes than the command needs."""
     count = rng.randint(2, max(2, size.files))
     with _disk(folder / "disk", f"size=256m,nr_inodes={count}") as remount:
-        lift = lambda: remount(ROOMY)  # noqa: E731
-        yield Place(folder / "disk" / "out", f"a disk of {count} inodes", lift=lift)
+        yield Place(
+            folder / "disk" / "out", f"a disk of {count} inodes", lift=lambda: remount(ROOMY)
+        )
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import scored
 from painter import LINES, Painter
 
 from cv3jax.commands import evaluate
-from cv3jax.evaluation import metric_names, run, scoring
+from cv3jax.evaluation import run, scoring
 from cv3jax.evaluation.metrics import registry
 from cv3jax.evaluation.metrics.registry import METRICS, Spec
 from cv3jax.sampling import resumable
@@ -27,7 +27,6 @@ def command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scoring, "BATCH", 4)
     made = scored.Metrics()
     monkeypatch.setattr(run, "open_metric", made.open)
-    monkeypatch.setattr(metric_names, "NAMES", ("mean", "far"))
     monkeypatch.setitem(METRICS, "mean", Spec("mean", "Mean", "picture"))
     monkeypatch.setitem(METRICS, "far", Spec("far", "Far", "set"))
     monkeypatch.setattr(resumable, "choose_mesh", lambda text, count: None)
@@ -140,7 +139,7 @@ def test_a_report_of_other_pictures_or_prompts_is_not_replaced(command, tmp_path
         ("--images {p} --draws 1", "--draws 1: must be 200..100000"),
         ("--images {p} --prompts nope", "--prompts nope: no such set or file; give scenes,"),
         ("--images {p} --prompts drawbench", "drawbench is read from a file, DrawBench.csv"),
-        ("--images {p} --metrics mean,beauty", "no metric 'beauty'; give some of mean, far"),
+        ("--images {p} --metrics mean,beauty", "no metric 'beauty'; give some of aes, "),
         ("--images {p} --metrics ,", "give --metrics; see cv3jax evaluate --help"),
         ("--images {p} --metrics far", "far is a distance to a set of pictures; give it as --ref"),
         ("--images {p} --num 3", "has 11 pictures, and 11 prompts with 3 each need 33; give --num"),
@@ -194,15 +193,13 @@ def test_prompts_that_a_metric_does_not_take_are_said_before_drawing(
     command, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(run, "open_metric", registry.open_metric)
-    monkeypatch.setattr(metric_names, "NAMES", ("judge",))
     said = "the metric judge takes pictures and captions of scenes: not a caption of a scene: "
     with pytest.raises(InputError, match=said):
         command(*drawn(tmp_path, "o", "--metrics", "judge"))
     assert not (tmp_path / "o" / "pictures").exists()
 
 
-def test_the_names_are_those_of_the_registry():
-    assert {*metric_names.NAMES} == METRICS.keys()
+def test_the_help_has_the_metrics_of_the_registry():
     assert all(name in evaluate.parser().format_help() for name in METRICS)
 
 

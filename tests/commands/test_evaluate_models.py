@@ -9,7 +9,7 @@ import tiny_pipelines
 from painter import LINES, Painter
 
 from cv3jax.commands import evaluate
-from cv3jax.evaluation import drawing_time, metric_names, run
+from cv3jax.evaluation import drawing_time, run
 from cv3jax.evaluation.metrics.registry import METRICS, Spec
 from cv3jax.sampling import resumable
 from data_pipeline.io.errors import InputError
@@ -20,7 +20,6 @@ def command(tmp_path, monkeypatch):
     """Return a function that runs the command with cheap metrics, and returns its figures."""
     (tmp_path / "p.txt").write_text("\n".join(LINES))
     monkeypatch.setattr(run, "open_metric", scored.Metrics().open)
-    monkeypatch.setattr(metric_names, "NAMES", ("mean", "far"))
     monkeypatch.setitem(METRICS, "mean", Spec("mean", "Mean", "picture"))
     monkeypatch.setitem(METRICS, "far", Spec("far", "Far", "set"))
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cv3jax import recipes
 from cv3jax.commands import ablate
-from cv3jax.evaluation import compare_sets, metric_names, run
+from cv3jax.evaluation import compare_sets, run
 from cv3jax.evaluation.ablations.columns import columns_of
 from cv3jax.evaluation.ablations.variants import Variant, by_group
 from cv3jax.evaluation.metrics.registry import METRICS, Spec
@@ -61,7 +61,6 @@ def command(tmp_path, monkeypatch, capsys):
     (tmp_path / "p.txt").write_text("\n".join(LINES))
     for module in (run, compare_sets):
         monkeypatch.setattr(module, "open_metric", scored.Metrics().open)
-    monkeypatch.setattr(metric_names, "NAMES", ("mean", "far"))
     monkeypatch.setitem(METRICS, "mean", Spec("mean", "Mean", "picture"))
     monkeypatch.setitem(METRICS, "far", Spec("far", "Far", "set"))
     monkeypatch.setattr(resumable, "choose_mesh", lambda text, count: None)

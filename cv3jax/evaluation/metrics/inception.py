@@ -28,32 +28,14 @@ _SIDE, _FEATURES = 299, 2048
 
 def open_fid(found: dict[str, Found]) -> SetMetric:
     """Return the metric `fid`. Raises InputError as `_open`."""
-
-    def figures(drawn: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-        distances.check_features(drawn, reference, 2)
-        return {"fid": distances.frechet(drawn, reference)}
-
-    def of_rows(drawn: np.ndarray, reference: np.ndarray) -> Callable[[np.ndarray], dict]:
-        distances.check_features(drawn, reference, 2)
-        distance = resamples.frechet_of_rows(drawn, reference)
-        return lambda rows: {"fid": distance(rows)}
-
+    figures, of_rows = resamples.figures_of(("fid",), distances.frechet, resamples.frechet_of_rows)
     features, protocol = _open("fid", found)
     return SetMetric("fid", "lower", protocol, features, figures, of_rows=of_rows)
 
 
 def open_kid(found: dict[str, Found]) -> SetMetric:
     """Return the metric `kid`. Raises InputError as `_open`."""
-
-    def figures(drawn: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-        distances.check_features(drawn, reference, 2)
-        return {"kid": distances.kid(drawn, reference)}
-
-    def of_rows(drawn: np.ndarray, reference: np.ndarray) -> Callable[[np.ndarray], dict]:
-        distances.check_features(drawn, reference, 2)
-        distance = resamples.kid_of_rows(drawn, reference)
-        return lambda rows: {"kid": distance(rows)}
-
+    figures, of_rows = resamples.figures_of(("kid",), distances.kid, resamples.kid_of_rows)
     features, protocol = _open("kid", found)
     more = {"kid": distances.KID, "versions": protocol["versions"] | versions("torchmetrics")}
     return SetMetric("kid", "lower", protocol | more, features, figures, of_rows=of_rows)
@@ -61,18 +43,13 @@ def open_kid(found: dict[str, Found]) -> SetMetric:
 
 def open_prc(found: dict[str, Found]) -> SetMetric:
     """Return the metric `prc`, precision and recall. Raises InputError as `_open`."""
-    least, names = distances.PRC["neighbours"] + 1, ("precision", "recall")
-
-    def figures(drawn: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-        distances.check_features(drawn, reference, least)
-        shares = distances.precision_recall(drawn, reference)
-        return dict(zip(names, shares, strict=True))
-
-    def of_rows(drawn: np.ndarray, reference: np.ndarray) -> Callable[[np.ndarray], dict]:
-        distances.check_features(drawn, reference, least)
-        shares = resamples.precision_recall_of_rows(drawn, reference)
-        return lambda rows: dict(zip(names, shares(rows), strict=True))
-
+    least = distances.PRC["neighbours"] + 1
+    figures, of_rows = resamples.figures_of(
+        ("precision", "recall"),
+        distances.precision_recall,
+        resamples.precision_recall_of_rows,
+        least,
+    )
     features, protocol = _open("prc", found)
     more = {"prc": distances.PRC}
     return SetMetric("prc", "higher", protocol | more, features, figures, least, of_rows)

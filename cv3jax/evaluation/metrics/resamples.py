@@ -6,12 +6,14 @@ of rows, which may recur.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from cv3jax.evaluation.metrics.distances import (
     PRC,
+    check_features,
     factor,
     frechet,
     kid,
@@ -22,6 +24,30 @@ from cv3jax.evaluation.metrics.distances import (
 MOST = 2**27  # numbers of a table that is kept, 1 GiB; for more, each resample begins anew
 _BLOCK = 1024  # pictures of the reference at a time
 Rows = np.ndarray
+
+
+def figures_of(
+    names: Sequence[str], distance: Callable, of_rows: Callable, least: int = 2
+) -> tuple[Callable, Callable]:
+    """Return (figures, of_rows) of a `SetMetric` from a distance and its function of rows.
+
+    names: of the figures, one for each number that the distance returns. least: pictures that a
+    set must have.
+    """
+
+    def named(found: Any) -> dict[str, float]:
+        return dict(zip(names, np.atleast_1d(found).tolist(), strict=True))
+
+    def figures(drawn: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+        check_features(drawn, reference, least)
+        return named(distance(drawn, reference))
+
+    def rows_of(drawn: np.ndarray, reference: np.ndarray) -> Callable[[Rows], dict[str, float]]:
+        check_features(drawn, reference, least)
+        found = of_rows(drawn, reference)
+        return lambda rows: named(found(rows))
+
+    return figures, rows_of
 
 
 def frechet_of_rows(drawn: np.ndarray, reference: np.ndarray) -> Callable[[Rows], float]:

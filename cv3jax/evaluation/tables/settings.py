@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cv3jax.evaluation.metric_names import NAMES
+from cv3jax.evaluation.metrics.registry import METRICS
 from cv3jax.fields import TEXT, check, field, whole
 from data_pipeline.io.errors import InputError
 
@@ -157,7 +157,7 @@ def _table(name: str, value: Mapping[str, Any], rows: Mapping[str, Row]) -> Tabl
     if unknown := [one for one in names if one not in rows]:
         raise InputError(f"{where}.rows: no row {unknown[0]}; give some of {', '.join(rows)}")
     for one in columns:
-        if one not in PLAIN and (not figure_of(one) or metric_of(one) not in NAMES):
+        if one not in PLAIN and (not figure_of(one) or metric_of(one) not in METRICS):
             raise InputError(
                 f"{where}.columns: {one} is none; give steps, time or SET/FIGURE, such as"
                 " drawbench/aes"
