@@ -102,6 +102,11 @@ class Looped:
         return times["end"] - times[WARM - 1], times["end"] - times["begin"]
 
 
+def finely(ratio: measure.Spread) -> str:
+    """Return a ratio close to 1 with four decimals."""
+    return f"{ratio.median:.4f} ({ratio.low:.4f} to {ratio.high:.4f})"
+
+
 def main() -> None:
     """Run the benchmark from the command line and print its figures."""
     parser = argparse.ArgumentParser(
@@ -167,7 +172,7 @@ def main() -> None:
     print(json.dumps({**facts, "recipe": args.recipe}, indent=2))
     rows = [
         ("step", measure.spread(step), ""),
-        ("evaluation", measure.spread(evaluation), ratio),
+        ("evaluation", measure.spread(evaluation), finely(ratio)),
         ("first evaluation, with compilation", f"{first:.3g}", f"{entire:.4f} of the run's"),
     ]
     print(measure.table(("", "s", "of the time without"), rows))
