@@ -173,6 +173,11 @@ def _serve(args: argparse.Namespace, names: list[str] | None) -> dict[str, objec
         args.limit,
     )
     study.check()
+    if study.controls and not study.controlled:
+        say(
+            "there are too few pairs for a control, so that careless raters are not found; give"
+            " more prompts or a larger --controls"
+        )
     sock = listen(args.host, args.port, LIMITS)
     args.votes.parent.mkdir(parents=True, exist_ok=True)
     votes = Votes(args.votes, study)

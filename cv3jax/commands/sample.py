@@ -22,7 +22,7 @@ from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.io import locks, signals
 from data_pipeline.io.arguments import Parser, pair
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.figures import add_json, check_json, reporting
+from data_pipeline.io.figures import add_json, check_json, reporting, tell_json
 from data_pipeline.io.files import check_directory
 from data_pipeline.io.progress import say
 
@@ -258,6 +258,7 @@ def main(argv: list[str] | None = None) -> None:
                     Devices(args.batch, args.mesh, args.attention),
                     share,
                 )
+            tell_json(figures)
         figures["seconds"] = time.monotonic() - began
         say(f"{figures['seconds']:.1f} s with loading and compilation")
         report(figures)

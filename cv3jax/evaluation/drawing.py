@@ -1,9 +1,7 @@
 """Drawing the pictures of a set of prompts, by what `cv3jax sample --prompts` draws with."""
 
-import contextlib
 import json
 import signal
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,8 +43,7 @@ def draw(drawing: Drawing, prompts: PromptSet, num: int, out: Path) -> Path:
     pictures = Pictures(
         file, num, drawing.seed, drawing.size, drawing.base, drawing.relay, drawing.expanding
     )
-    with contextlib.redirect_stdout(sys.stderr):  # the figures of drawing are not the command's
-        figures = sample_many(drawing.checkpoint, pictures, folder, drawing.devices, Share(0, 1))
+    figures = sample_many(drawing.checkpoint, pictures, folder, drawing.devices, Share(0, 1))
     if figures["left"]:
         raise left(figures["left"])
     return folder

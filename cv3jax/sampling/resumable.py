@@ -46,7 +46,6 @@ from cv3jax.sampling.texts import Texts
 from cv3jax.sampling.vocabulary import say_unknown
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, StoppedError, counted
-from data_pipeline.io.figures import tell_json
 from data_pipeline.io.progress import say
 
 ENDS = "the command ends after this batch; run it again to resume"
@@ -215,7 +214,6 @@ def sample_many(
                 " seeds"
             )
     say(f"{counted(made, 'picture')} made; {said}")
-    tell_json(figures)
     return figures
 
 

@@ -33,7 +33,16 @@ from data_pipeline.cli import COMMANDS as DATA_COMMANDS
 COPIED = (
     ("docs/benchmarks.md", "UNet against diffusers in PyTorch", "unet.md"),
     ("docs/benchmarks.md", "Training loop against the bare step", "loop.md"),
-    ("docs/benchmarks.md", "Evaluations against the run without them", "eval_overhead.md"),
+    (
+        "docs/benchmarks.md",
+        "Evaluations against the run without them: the autoencoder",
+        "eval_overhead.md",
+    ),
+    (
+        "docs/benchmarks.md",
+        "Evaluations against the run without them: the base stage",
+        "eval_overhead_base.md",
+    ),
     ("docs/benchmarks.md", "Attention kernels", "attention.md"),
     ("docs/benchmarks.md", "Cascade against a single stage", "cascade.md"),
     ("docs/benchmarks.md", "Dataset build against planted faults", "data_build.md"),
@@ -53,7 +62,7 @@ KNOWN_OLD = {
     "unet": "3adc93b",
 }
 # results that a script made with other flags → that script
-MADE_BY = {"serve_soak_scenes": "serve_soak"}
+MADE_BY = {"serve_soak_scenes": "serve_soak", "eval_overhead_base": "eval_overhead"}
 # of `make benchmarks`, whose figures stand in a document alone
 NOT_KEPT = {"recaption"}
 # pages and sections whose decimal numbers are no measurements

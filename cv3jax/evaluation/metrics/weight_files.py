@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cv3jax.evaluation.metrics.needs import Need
 from cv3jax.weights.digests import SUMS, digest_of, read_sums
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.regular_files import check_regular
 
 _MOST = 2**33  # bytes of a file of weights; the largest that a metric takes has 4 GB
@@ -42,12 +42,12 @@ def find_all(metric: str, weights: Path | None, needs: tuple[Need, ...]) -> dict
         )
     if not weights.is_dir():
         raise InputError(f"--weights {weights}: there is no such directory")
-    for need in needs:
-        if not (weights / need.path).exists():
-            raise InputError(
-                f"the metric {metric} takes the file {weights / need.path}, which is not there;"
-                f" get it from {need.source}"
-            )
+    if missing := [need for need in needs if not (weights / need.path).exists()]:
+        lacking = ", and ".join(f"{need.path} from {need.source}" for need in missing)
+        raise InputError(
+            f"the metric {metric} takes {counted(len(missing), 'file')} that --weights {weights}"
+            f" does not have: get {lacking}"
+        )
     return {need.path: _find(weights, need) for need in needs}
 
 

@@ -122,6 +122,11 @@ class Study:
                 made.append(_control(made, random_.choice(plain[:-APART]), swap))
         return made
 
+    @property
+    def controlled(self) -> int:
+        """The controls that each rater is shown."""
+        return sum(one.kind != TRIAL for one in self.order(""))
+
     def _shown(self, rater: str, number: int) -> Shown:
         pair = self.pairs[number]
         turned = self._draw("side", rater, number) % 2 == 1

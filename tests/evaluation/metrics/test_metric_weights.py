@@ -54,11 +54,20 @@ def test_an_unknown_metric_names_the_known_ones():
 
 
 @pytest.mark.parametrize("name", [name for name, spec in METRICS.items() if spec.needs])
-def test_a_missing_file_is_named_with_its_place_and_source(name, tmp_path):
-    need = METRICS[name].needs[0]
+def test_missing_files_are_all_named_with_their_places_and_sources(name, tmp_path):
+    needs = METRICS[name].needs
+    need = needs[0]
     refused(lambda: open_metric(name, None), "--weights", need.path)
     refused(lambda: open_metric(name, tmp_path / "x"), "there is no such directory")
-    refused(lambda: open_metric(name, tmp_path), str(tmp_path / need.path), need.source)
+    everything = [word for each in needs for word in (each.path, each.source)]
+    refused(lambda: open_metric(name, tmp_path), str(tmp_path), *everything)
+    (tmp_path / need.path).parent.mkdir()
+    (tmp_path / need.path).touch()
+    if others := needs[1:]:
+        with pytest.raises(InputError) as said:
+            open_metric(name, tmp_path)
+        assert need.source not in str(said.value)
+        assert others[-1].source in str(said.value)
 
 
 def test_a_clip_b_32_for_l_14_names_both_widths(tmp_path):

@@ -175,7 +175,8 @@ def test_votes_survive_kill_9_and_the_rater_goes_on(flags, tmp_path):
 
 def test_with_links_nobody_else_votes(flags, tmp_path):
     (tmp_path / "raters.txt").write_text("ann\nben\n")
-    server = Judged(flags, tmp_path / "v.sqlite", "--raters", str(tmp_path / "raters.txt"))
+    raters = ("--raters", str(tmp_path / "raters.txt"))
+    server = Judged(flags, tmp_path / "v.sqlite", *raters, "--controls", "0.01")
     try:
         assert json.loads(server.get("/api/study")) == {"closed": True}
         assert server.post("/api/rater", {"name": "ann"})[0] == 403
@@ -185,6 +186,7 @@ def test_with_links_nobody_else_votes(flags, tmp_path):
         server.kill()
     links = dict(line.split(": ", 1) for line in out.splitlines())
     assert links.keys() == {"ann", "ben"}
+    assert any("too few pairs for a control" in line for line in server.said)
     kept = Votes(tmp_path / "v.sqlite")
     for name, link in links.items():
         assert kept.rater(link.rpartition("/r/")[2]) == name

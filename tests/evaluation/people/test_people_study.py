@@ -56,6 +56,8 @@ def test_controls_show_an_earlier_pair_as_it_was_or_exchanged():
 
 def test_no_controls_and_a_limit():
     assert {one.kind for one in dataclasses.replace(STUDY, controls=0.0).order("ann")} == {TRIAL}
+    assert STUDY.controlled == sum(one.kind != TRIAL for one in STUDY.order("ben")) == 22
+    assert dataclasses.replace(STUDY, limit=8).controlled == 0  # too few pairs for one
     some = dataclasses.replace(STUDY, limit=20).order("ann")
     assert sum(one.kind == TRIAL for one in some) == 20
     assert some == STUDY.order("ann")[: len(some)]
