@@ -180,5 +180,5 @@ if (token) {
   patiently(() => ask("/api/study"), (e) => problem(`${e.message} The page tries again.`)).then(({ closed }) => {
     problem(closed ? "This study takes raters by their own links. Ask whoever runs it for yours." : "");
     if (!closed) only("enter");
-  });
+  }, (refused) => problem(refused.message));
 }
