@@ -22,6 +22,8 @@ from cv3jax.models.transformer import GatedDense
 
 DOWN, UP, SCALE, MAGNITUDE = "lora_down", "lora_up", "lora_scale", "lora_magnitude"
 LAYER = "lora_layer"  # a number of each layer, by which dropout draws; only in training
+LEAVES = (DOWN, UP, SCALE, MAGNITUDE, LAYER)
+NO_DORA = -1.0  # a magnitude that no column has: of a layer without one in a stack
 SCANNED = "blocks"  # modules with a leading axis
 KINDS = (nn.Dense, nn.Conv, GatedDense)
 
@@ -69,14 +71,20 @@ def _join(params: Any, tree: Any, within: tuple[str, ...]) -> Any:
     return made
 
 
-def merged(params: Any, tree: Any) -> Any:
-    """Return parameters with the adapters of `tree` added to the kernels, in the kernels' types.
+def merged(params: Any, *trees: Any) -> Any:
+    """Return parameters with the adapters of the trees added to the kernels, in the kernels' types.
 
-    The arithmetic is float32. Kernels without an adapter are returned as they are.
+    The arithmetic is float32. Kernels without an adapter are returned as they are. The trees have
+    different leaves, such as what is trained and what is not. Raises ValueError as `joined` does.
     """
-    if DOWN in tree:
-        return {**params, "kernel": _merge(params["kernel"], tree)}
-    return {**params, **{name: merged(params[name], inner) for name, inner in tree.items()}}
+    return _fold(joined(params, *trees))
+
+
+def _fold(params: Any) -> Any:
+    if not isinstance(params, dict):
+        return params
+    made = {name: _fold(x) for name, x in params.items() if name not in LEAVES}
+    return {**made, "kernel": _merge(params["kernel"], params)} if DOWN in params else made
 
 
 def _merge(kernel: jax.Array, adapter: dict) -> jax.Array:
@@ -87,9 +95,15 @@ def _merge(kernel: jax.Array, adapter: dict) -> jax.Array:
         stacked = scale.ndim
         axes = tuple(range(stacked, kernel.ndim - 1))
         length = jnp.sqrt(jnp.sum(made**2, axes, keepdims=True))
-        magnitude = adapter[MAGNITUDE].astype(jnp.float32)
-        made *= magnitude.reshape(length.shape) / length
+        made *= _to_length(adapter[MAGNITUDE].reshape(length.shape), length)
     return made.astype(kernel.dtype)
+
+
+def _to_length(magnitude: jax.Array, length: jax.Array) -> jax.Array:
+    """Return magnitude / length, float32; 1 for a column of zeros, and where NO_DORA says so."""
+    zero = length == 0
+    gain = magnitude.astype(jnp.float32) / jnp.where(zero, 1, length)
+    return jnp.where(zero | (magnitude == NO_DORA), 1, gain)
 
 
 def _spread(scale: jax.Array, ndim: int) -> jax.Array:
@@ -169,12 +183,13 @@ def _gain(mine: dict) -> jax.Array:
     )
     kernel, down, up = (x.reshape(-1, x.shape[-1]) for x in (kernel, down, up))
     scale = mine[SCALE]
-    length = jnp.sqrt(
+    squared = (
         jnp.sum(kernel**2, 0)
         + 2 * scale * jnp.sum(up * (down.T @ kernel), 0)
         + scale**2 * jnp.sum(up * ((down.T @ down) @ up), 0)
     )
-    return mine[MAGNITUDE].astype(jnp.float32) / length
+    length = jnp.sqrt(jnp.maximum(squared, 0))
+    return _to_length(mine[MAGNITUDE], length)
 
 
 def _rescaled(made: jax.Array, change: jax.Array, gain: jax.Array, bias: jax.Array) -> jax.Array:

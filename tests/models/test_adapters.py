@@ -272,3 +272,20 @@ def test_kernels_are_all_matrices(params):
     assert set(EVERY) < known.keys()
     matrices = [x for path, x in jax.tree.leaves_with_path(params) if path[-1].key == "kernel"]
     assert len(known) == len(matrices)
+
+
+@pytest.mark.parametrize("case", ["no dora", "zeros"])
+def test_a_column_without_a_length_is_only_added_to(params, case):
+    tree = tree_of(params, ("mid_0/emb",), dora=True)
+    node = tree["mid_0"]["emb"]
+    if case == "zeros":
+        zeros = jax.tree.map(jnp.zeros_like, params["mid_0"]["emb"])
+        params = {**params, "mid_0": {**params["mid_0"], "emb": zeros}}
+        node[adapters.UP] = jnp.zeros_like(node[adapters.UP])
+    else:
+        node[adapters.MAGNITUDE] = jnp.full_like(node[adapters.MAGNITUDE], adapters.NO_DORA)
+    merged = adapters.merged(params, tree)["mid_0"]["emb"]["kernel"]
+    change = SCALE * jnp.matmul(node[adapters.DOWN], node[adapters.UP], precision="highest")
+    np.testing.assert_allclose(merged, params["mid_0"]["emb"]["kernel"] + change, atol=1e-6)
+    one = plain(adapters.merged(params, tree))
+    np.testing.assert_allclose(unmerged(params, tree), one, rtol=0, atol=1e-5 * jnp.abs(one).max())
