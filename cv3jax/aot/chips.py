@@ -80,8 +80,8 @@ def group_bandwidth(chip: Chip, shape: tuple[int, ...], group: Sequence[tuple[in
     around, a group that fills the axis has both directions. So has a pair, because its other
     direction serves another pair. Any other group is a line, whose ends send one way only.
 
-    GPUs have their links as far as the group stays within the hosts of one partition that together have
-    eight GPUs. Otherwise they have the network.
+    GPUs have their links as far as the group stays within the hosts of one partition that together
+    have eight GPUs. Otherwise they have the network.
     """
     if len(set(group)) == 1:
         return math.inf
