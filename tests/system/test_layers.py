@@ -21,7 +21,7 @@ FLOORS = (
     ("sampling", "weights"),
     ("api",),
     ("training", "evaluation", "serving"),
-    ("distillation", "precompute"),
+    ("distillation", "precompute", "lora"),
     ("aot", "quickstart"),
     ("commands", "__main__"),
 )

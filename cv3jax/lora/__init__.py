@@ -1,0 +1,1 @@
+"""Fine-tuning on a few pictures, and the adapters that it trains."""
