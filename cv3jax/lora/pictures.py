@@ -45,10 +45,11 @@ class Seen(NamedTuple):
 
 
 class Prior(NamedTuple):
-    """The folder of the class pictures; all of them have one caption."""
+    """The first `count` class pictures of a folder, by name; all of them have one caption."""
 
     folder: Path
     caption: str
+    count: int
 
 
 class _Entry(NamedTuple):
@@ -144,7 +145,7 @@ def _of_class(prior: Prior) -> list[_Entry]:
     inside = prior.folder.resolve()
     return [
         _Entry(path, inside, f"class pictures/{path.name}", prior.caption, 1)
-        for path in sorted(prior.folder.glob("*.png"))
+        for path in sorted(prior.folder.glob("*.png"))[: prior.count]
     ]
 
 

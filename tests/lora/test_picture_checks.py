@@ -84,7 +84,7 @@ def test_class_pictures_are_not_checked(tmp_path, capsys):
     put(tmp_path / "in" / "a.png", 1)
     drawn = put(tmp_path / "drawn" / "0.png", 2, side=16)
     (tmp_path / "drawn" / "1.png").write_bytes(drawn.read_bytes())
-    prior = Prior(tmp_path / "drawn", "a thing")
+    prior = Prior(tmp_path / "drawn", "a thing", 9)
     assert said(tmp_path / "in", tmp_path / "w", capsys, prior=prior) == []
 
 

@@ -214,7 +214,7 @@ def test_the_same_folder_gives_the_same_bytes(folder, tmp_path):
 def test_class_pictures_have_their_share_of_an_epoch(folder, tmp_path):
     for i in range(3):
         put(tmp_path / "drawn" / f"0000{i}_a_dog_{i}.png", 100 + i)
-    prior = Prior(tmp_path / "drawn", "a dog")
+    prior = Prior(tmp_path / "drawn", "a dog", 9)
     # 13 occurrences of pictures: 39 and 39 have the ratio 1
     found = epoch(made(folder, tmp_path / "w", prior), 78)
     assert found == {
