@@ -12,6 +12,7 @@ from cv3jax.configs.common_distillation import distil as distil
 from cv3jax.configs.common_distillation import distil_tiny as distil_tiny
 from cv3jax.configs.common_distillation import long_distil as long_distil
 from cv3jax.configs.common_distillation import looks as looks
+from cv3jax.configs.common_lora import adapt as adapt
 
 
 def stage_config() -> ConfigDict:

@@ -59,6 +59,10 @@ COMMANDS = {
         "convert released PyTorch weights to a checkpoint, or trained weights back",
     ),
     "train": ("cv3jax.commands.train", "train one stage from a recipe, or resume its run"),
+    "finetune": (
+        "cv3jax.commands.finetune",
+        "teach a trained stage a style or a thing from pictures, by an adapter (LoRA)",
+    ),
     "distill": (
         "cv3jax.commands.distill",
         "distil a trained stage into fewer steps, in rounds that halve them",
@@ -73,7 +77,7 @@ COMMANDS = {
 }
 GROUPS = {
     "Draw": ("sample", "upscale", "serve", "bench-serve", "quickstart", "convert"),
-    "Train": ("train", "distill", "compile", "config"),
+    "Train": ("train", "finetune", "distill", "compile", "config"),
     "Evaluate": (
         *("evaluate", "ablate", "tables"),
         *(f"judge-people {name}" for name in ("serve", "analyse", "plan", "export")),

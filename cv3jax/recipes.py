@@ -17,7 +17,8 @@ from data_pipeline.io.errors import InputError
 
 # what every recipe has
 SECTIONS = ("stage", "seed", "mesh", "batch", "data", "model", "objective", "optim", "train")
-SHARED = ("__init__", "common", "common_distillation")  # files beside the recipes that are none
+# files beside the recipes that are none
+SHARED = ("__init__", "common", "common_distillation", "common_lora")
 
 
 class Source(NamedTuple):

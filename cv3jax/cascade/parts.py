@@ -27,10 +27,13 @@ SIZELESS = {"dtype", "remat"}
 UNDESCRIBED = {"attend", "constrain", "gather", "name", "parent"}
 
 
-def part_loader(path: str, part: str, model: Mapping[str, Any]) -> Callable[[Any, Any], Any]:
+def part_loader(
+    path: str, part: str, model: Mapping[str, Any], field: str = "init_from"
+) -> Callable[[Any, Any], Any]:
     """Return a function (shapes, shardings) → the EMA of `part` of the checkpoint at `path`.
 
-    `model` is config.model, for the message where the sizes differ.
+    It is loaded in the types of the shapes. `model` is config.model, for the message where the
+    sizes differ. field: of the config, which has `path`.
 
     Raises:
         InputError: at once where there is no such checkpoint or part; on loading where its sizes
@@ -40,7 +43,7 @@ def part_loader(path: str, part: str, model: Mapping[str, Any]) -> Callable[[Any
     parts = [name for name in description.parts if name != "t5"]
     if part not in parts:
         raise InputError(
-            f"config.init_from = {path} has no part {part}; set config.init_part to one of its"
+            f"config.{field} = {path} has no part {part}; set config.init_part to one of its"
             f" parts: {', '.join(parts) or 'none'}"
         )
 
@@ -48,10 +51,11 @@ def part_loader(path: str, part: str, model: Mapping[str, Any]) -> Callable[[Any
         if differing := _differing_arrays(part_shapes(description, part), shapes):
             fields = _differences(description.section(part).model, model, part)
             raise InputError(
-                f"config.init_from = {path}: its {part} differs from config.model:"
+                f"config.{field} = {path}: its {part} differs from config.model:"
                 f" {fields or differing}"
             )
-        return load_params(directory, description, (part,), lambda _: shardings)[0][part]
+        place, within = cascades.place_of(directory, part)
+        return cascades.load_part(place, abstract(shapes, shardings), within)
 
     return load
 

@@ -3,12 +3,20 @@
 An existing workdir is resumed.
 """
 
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
 from cv3jax import recipes
+from cv3jax.checkpoints import cascades
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands.inputs import check_stage_inputs
 from cv3jax.distributed import processes
 from cv3jax.distributed.backend import loading
 from cv3jax.distributed.preemption import preemptible
+from cv3jax.lora.parsing import parse_lora
 from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError, counted
@@ -22,17 +30,22 @@ EXAMPLE = """cv3jax train --config=scenes_base --workdir runs/base --config.data
 def parser() -> Parser:
     """Return the parser of `cv3jax train`."""
     made = command_line.command("train", __doc__, EXAMPLE, config=True)
-    command_line.add_workdir(made)
-    made.add_argument(
+    add_run(made)
+    return made
+
+
+def add_run(parser: Parser) -> None:
+    """Add the flags of a command that trains, or resumes a run."""
+    command_line.add_workdir(parser)
+    parser.add_argument(
         "--resume-from",
         type=int,
         metavar="STEP",
         help="resume from this checkpoint and set newer ones aside",
     )
-    command_line.add_allow_changed(made)
-    processes.add_flags(made)
-    add_json(made)
-    return made
+    command_line.add_allow_changed(parser)
+    processes.add_flags(parser)
+    add_json(parser)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,12 +58,42 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(
             f"--config={args.config}: this is a distillation recipe; run it with cv3jax distill"
         )
-    settings, source = parse_stage(config), recipes.source(args.config, config)
+    if "lora" in config:
+        train_adapter(config, args)
+        return
+    settings = parse_stage(config)
     check_stage_inputs(settings)
 
     with loading():
-        from cv3jax.evaluation.scorers import open_scorers
         from cv3jax.training.run import run
+
+    _train(run, settings, args, recipes.source(args.config, config), "checkpoint", "cascade")
+
+
+def train_adapter(config: ConfigDict, args: argparse.Namespace) -> None:
+    """Train the adapter that a recipe describes. Raises InputError as `main` does."""
+    settings = parse_lora(config)
+    check_stage_inputs(settings.stage)
+    if settings.base:
+        cascades.find_cascade(settings.base)
+
+    with loading():
+        from cv3jax.lora.run import run
+
+    _train(run, settings, args, recipes.source(args.config, config), "adapter", "lora")
+
+
+def _train(
+    run: Callable[..., dict],
+    settings: Any,
+    args: argparse.Namespace,
+    source: recipes.Source,
+    made: str,
+    folder: str,
+) -> None:
+    """Train by `run`, and say what was made and in which folder of the workdir."""
+    with loading():
+        from cv3jax.evaluation.scorers import open_scorers
 
     processes.start(args)
     with preemptible(args.workdir), reporting(args.json) as report:
@@ -61,5 +104,5 @@ def main(argv: list[str] | None = None) -> None:
                 f"{figures['stage']}: {counted(figures['steps'], 'step')} in"
                 f" {figures['seconds']:.0f} s"
             )
-            say(f"{done}, checkpoint in {args.workdir}/cascade")
+            say(f"{done}, {made} in {args.workdir}/{folder}")
             report(figures)

@@ -7,6 +7,8 @@ from ml_collections import ConfigDict
 
 from cv3jax.distillation.settings import OWN, DistillSettings, parse_round
 from cv3jax.fields import Described, described
+from cv3jax.lora.parsing import lora_fields, parse_lora
+from cv3jax.lora.settings import LoraSettings
 from cv3jax.training.parsing import parse_stage, section, stage_fields
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
@@ -28,8 +30,10 @@ def parse_distillation(config: ConfigDict) -> DistillSettings:
     return section(DistillSettings, {"stage": parse_stage(config), **given}, "distill")
 
 
-def parse_recipe(config: ConfigDict) -> StageSettings | DistillSettings:
-    """Return the settings of a recipe of either kind. Raises InputError as both parsers do."""
+def parse_recipe(config: ConfigDict) -> StageSettings | DistillSettings | LoraSettings:
+    """Return the settings of a recipe of any kind. Raises InputError as the parsers do."""
+    if "lora" in config:
+        return parse_lora(config)
     return parse_distillation(config) if "distill" in config else parse_stage(config)
 
 
@@ -38,6 +42,8 @@ def recipe_fields(values: Mapping[str, Any]) -> dict[str, Described]:
 
     values: the recipe, which may be plain dictionaries.
     """
+    if "lora" in values:
+        return lora_fields(values["stage"])
     fields = stage_fields(values["stage"])
     if "distill" in values:
         distill = described(DistillSettings).items()

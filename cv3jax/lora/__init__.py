@@ -1,1 +1,4 @@
-"""Fine-tuning on a few pictures, and the adapters that it trains."""
+"""Low-rank adapters: a trained stage, frozen, learns from a few pictures by small additions.
+
+The arithmetic is in `cv3jax.models.adapters`.
+"""

@@ -46,6 +46,7 @@ FIXED = {
     "optim.moments": STATE,
     "optim.momentum": STATE,
     "text.": TEXT,
+    **{f"lora.{name}": MODEL for name in ("rank", "alpha", "rslora", "dora", "targets")},
 }
 
 

@@ -6,9 +6,9 @@ from typing import Any
 from cv3jax.distributed.backend import waiting
 from cv3jax.training.frozen import Frozen
 from cv3jax.training.heldout import Batches, Chosen, level_figures, level_names
-from cv3jax.training.heldout_losses import LevelLosses, held_out_program
+from cv3jax.training.heldout_losses import LevelLosses, held_out_program, levels
 from cv3jax.training.measures import HeldOut
-from cv3jax.training.programs import DiffusionPrograms
+from cv3jax.training.programs import DiffusionPrograms, t_max_of
 from cv3jax.training.settings import StageSettings
 
 
@@ -45,9 +45,10 @@ def stage_held_out(
     frozen: Frozen,
     records: Chosen,
     made: LevelLosses,
-    at: Sequence[int],
+    aside: Any,
 ) -> HeldOut:
-    """Return the held-out figures of a stage, whose losses need nothing aside."""
+    """Return the held-out figures of a stage. aside: what its losses read besides the EMA."""
+    at = levels(t_max_of(settings))
     batches = held_out_batches(settings, programs, frozen, records)
     figures = held_out_losses(settings, programs, frozen, made)
-    return HeldOut(lower(at), lambda ema: figures(ema, {}, batches, at))
+    return HeldOut(lower(at), lambda ema: figures(ema, aside, batches, at))

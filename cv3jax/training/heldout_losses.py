@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from cv3jax.diffusion.losses import denoising_loss, draw_t_and_noise
 from cv3jax.diffusion.schedule import T
+from cv3jax.distributed.fsdp import Layout
 from cv3jax.distributed.partitioning import abstract, tree_sharding
 from cv3jax.training.encoding import encoders, frozen_shapes
 from cv3jax.training.programs import DiffusionPrograms, objective_of, t_max_of
@@ -38,13 +39,16 @@ def levels(t_max: int) -> tuple[int, ...]:
     return tuple(-(-t_max * (2 * k + 1) // (2 * count)) for k in range(count))
 
 
-def stage_losses(settings: StageSettings, programs: DiffusionPrograms) -> LevelLosses:
+def stage_losses(
+    settings: StageSettings, programs: DiffusionPrograms, layout: Layout | None = None
+) -> LevelLosses:
     """Return the losses of the recipe's objective (paper Eq. 6) at `levels`.
 
     Their mean over the levels estimates the mean over all t, which is what training minimises.
+    layout: of the UNet's parameters, where other ones are trained.
     """
     network, objective, t_max = programs.network, objective_of(settings), t_max_of(settings)
-    denoise, at = network.denoiser(network.model, network.layout), levels(t_max)
+    denoise, at = network.denoiser(network.model, layout or network.layout), levels(t_max)
 
     def losses(params, aside, batch, keys):
         def one(level):

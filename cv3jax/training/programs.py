@@ -27,7 +27,7 @@ from cv3jax.training.feature_cache import Arrays
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import MeshPlan
 from cv3jax.training.state import attend_of, make_tx, state_shapes
-from cv3jax.training.train_step import make_train_step
+from cv3jax.training.train_step import LossFn, make_train_step
 from data_pipeline.io.errors import InputError
 
 
@@ -36,7 +36,7 @@ class Network(NamedTuple):
 
     model: UNet
     text_width: int
-    layout: Layout  # of its parameters
+    layout: Layout  # of what is trained, by default its parameters
     tx: Any
     denoiser: Callable[[UNet, Layout], Denoise]  # a UNet on this mesh as a denoiser
     schedule: Schedule
@@ -45,7 +45,7 @@ class Network(NamedTuple):
 class DiffusionPrograms(NamedTuple):
     """What a run calls, and the shapes and shardings of the arguments."""
 
-    init: Callable[[jax.Array], Any]  # key → parameters
+    init: Callable[[jax.Array], Any]  # key → what is trained
     tx: Any
     like: Any  # the train state
     # vae and t5, as `encode` takes them; without those whose results a feature cache has
@@ -58,6 +58,8 @@ class DiffusionPrograms(NamedTuple):
     models: Models
 
 
+# (UNet, width of text features) → (key → what is trained)
+InitOf = Callable[[UNet, int], Callable[[jax.Array], Any]]
 # (settings, mesh plan, network) → (the train step, its argument besides state and batch)
 MakeStep = Callable[[StageSettings, MeshPlan, Network], tuple[Callable, dict]]
 
@@ -66,14 +68,8 @@ def diffusion_step(
     settings: StageSettings, plan: MeshPlan, network: Network
 ) -> tuple[Callable, dict]:
     """Return the train step of the recipe's objective (paper Eq. 6)."""
-    loss = diffusion_loss(
-        network.denoiser(network.model, network.layout),
-        network.schedule,
-        objective_of(settings),
-        t_max=t_max_of(settings),
-    )
     train = make_train_step(
-        loss,
+        stage_loss(settings, network, network.layout),
         network.tx,
         decay=settings.optim.ema,
         accumulate=plan.accumulate,
@@ -81,6 +77,16 @@ def diffusion_step(
         skip=settings.train.skip,
     )
     return train, {}
+
+
+def stage_loss(settings: StageSettings, network: Network, layout: Layout) -> LossFn:
+    """Return the loss of the recipe's objective. layout: of all parameters of the UNet."""
+    return diffusion_loss(
+        network.denoiser(network.model, layout),
+        network.schedule,
+        objective_of(settings),
+        t_max=t_max_of(settings),
+    )
 
 
 def objective_of(settings: StageSettings) -> Objective:
@@ -102,11 +108,13 @@ def diffusion_programs(
     cached: Arrays | None = None,
     *,
     make_step: MakeStep = diffusion_step,
+    init_of: InitOf = unet_init,
 ) -> DiffusionPrograms:
     """Return the programs for the described autoencoder and text encoder.
 
     cached: what batches hold of a feature cache (`feature_cache.arrays`). make_step: makes the
-    train step, where it is not the recipe's own objective.
+    train step, where it is not the recipe's own objective. init_of: makes what is trained, where
+    that is not the UNet's parameters.
 
     Raises:
         InputError: an unknown objective, blur or optimizer, or sizes that do not make a model.
@@ -119,7 +127,7 @@ def diffusion_programs(
         halvings = len(settings.model["channel_mult"])
         if problem := context_problem(mesh, height // vae.factor, halvings):
             raise InputError(f"config.mesh: {problem}")
-    init = unet_init(model, t5.channels)
+    init = init_of(model, t5.channels)
     tx = make_tx(settings.optim, settings.train.steps)
     like = state_shapes(init, tx, settings.seed, mesh, settings.train.skip.spike > 0)
     schedule = stage_schedule(settings)

@@ -4,8 +4,9 @@ A run in an existing workdir resumes.
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,12 +14,13 @@ from cv3jax.checkpoints import runs
 from cv3jax.checkpoints.writing import checkpoint_path
 from cv3jax.distributed import processes
 from cv3jax.distributed.backend import waiting
+from cv3jax.fields import Described
 from cv3jax.recipes import Source
 from cv3jax.training import profiling
 from cv3jax.training.agreement import check_agreement
 from cv3jax.training.assessing import Assess, announce, make_assess
 from cv3jax.training.build import build
-from cv3jax.training.changes import Asked, check_allowed, keep_history
+from cv3jax.training.changes import RESUMABLE, Asked, check_allowed, keep_history
 from cv3jax.training.evaluations import read_best
 from cv3jax.training.inputs import stage_inputs
 from cv3jax.training.loop import Cadence, Work, train_loop
@@ -34,6 +36,19 @@ from data_pipeline.io.progress import say
 from data_pipeline.io.staging import replace_directory
 
 
+class Kind(NamedTuple):
+    """What a run trains, where that is not the whole stage of a recipe."""
+
+    build: Callable[[StageSettings, Path], Stage]
+    inputs: Callable[
+        [StageSettings], dict[str, Any]
+    ]  # `stage_inputs` and what else every step reads
+    fields: Callable[[str], dict[str, Described]]  # stage → `stage_fields` and its own
+    resumable: tuple[str, ...]  # fields that may change when it is resumed
+    folder: str  # under the workdir, that the stage's `export` writes
+    origin: str  # what is trained and where it comes from, for people
+
+
 def run(
     settings: StageSettings,
     workdir: Path,
@@ -41,13 +56,15 @@ def run(
     allowed: tuple[str, ...] = (),
     source: Source | None = None,
     scorers: OpenScorers | None = None,
+    *,
+    kind: Kind | None = None,
 ) -> dict:
     """Train the stage of `settings` under `workdir`, and write its cascade. Returns its figures.
 
-    The cascade is `workdir`/cascade. The run resumes from the newest checkpoint there, or from that
-    of step `resume_from`; newer ones are then set aside. allowed: fields that may differ from those
-    of the run so far. source: the recipe and its overrides, for config.yaml. scorers: opens the
-    metrics of train.eval_metrics.
+    The cascade is `workdir`/cascade, or what another `kind` of run makes. The run resumes from the
+    newest checkpoint there, or from that of step `resume_from`; newer ones are then set aside.
+    allowed: fields that may differ from those of the run so far. source: the recipe and its
+    overrides, for config.yaml. scorers: opens the metrics of train.eval_metrics.
 
     Raises:
         InputError: a field, file or checkpoint does not fit, or another run holds `workdir`; raised
@@ -59,12 +76,13 @@ def run(
     extras.check("training", "tensorboardX")
     checkpoint_path(workdir, "--workdir")
     check_directory(workdir, "--workdir")
+    kind = kind or whole_stage(settings)
     with waiting("reading what the run depends on"):
-        inputs = stage_inputs(settings)  # in every process
+        inputs = kind.inputs(settings)  # in every process
     flags = {"--resume-from": resume_from, "--allow-changed": list(allowed)}
     check_agreement(settings.json, inputs, flags)
     with hold(workdir):
-        asked = Asked(settings.json, inputs, allowed)
+        asked = Asked(settings.json, inputs, allowed, kind.resumable)
 
         def resuming() -> Resumed:
             resumed = check_resume(asked, workdir, resume_from)
@@ -73,7 +91,7 @@ def run(
 
         resumed = Resumed(*processes.first("resume", resuming))
         latest = resumed.step
-        stage = build(settings, workdir)
+        stage = kind.build(settings, workdir)
         profile = settings.profile.traced
         profiling.check_profiler(profile)
         announce(settings, inputs)
@@ -81,9 +99,9 @@ def run(
         state = stage.create() if latest is None else None  # two states of a large model do not fit
         if processes.main():
             keep_history(workdir, resumed.changes)
-            fields = stage_fields(settings.stage)
+            fields = kind.fields(settings.stage)
             keep_config(workdir, settings.json, fields, source, resumed.changes)
-            say_source(settings, workdir, latest)
+            say_source(f"{settings.stage}: {kind.origin}", workdir, latest)
         processes.barrier("set aside")
         cadence = Cadence.of(settings.train, profile)
         work = Work(
@@ -94,7 +112,7 @@ def run(
             stage.step,
             stage.preview(workdir / "previews"),
             assess=assess,
-            export=lambda ema: publish(stage, ema, workdir),
+            export=lambda ema: publish(stage, ema, workdir, kind.folder),
             compile=stage.compile,
         )
         kept = record(asked, resumed, stage.cascade)
@@ -108,12 +126,18 @@ def run(
         }
         figures |= {
             **{f"seconds_{kind}": value for kind, value in seconds.items()},
-            **publish(stage, state.ema, workdir),
+            **publish(stage, state.ema, workdir, kind.folder),
         }
     if best := processes.first("best", lambda: read_best(workdir)):
         figures["best"] = {name: best[name] for name in ("step", "metric", "value")}
     figures["parameters"] = sum(x.size for x in jax.tree.leaves(state.params))
     return figures
+
+
+def whole_stage(settings: StageSettings) -> Kind:
+    """Return the kind of a run that trains all parameters of a stage."""
+    source = f"of {settings.init_from}" if settings.init_from else "from scratch"
+    return Kind(build, stage_inputs, stage_fields, RESUMABLE, "cascade", f"parameters {source}")
 
 
 def evaluation_of(
@@ -126,28 +150,30 @@ def evaluation_of(
     return make_assess(settings, stage.held_out(), pictures, scorers)
 
 
-def publish(stage: Stage, ema: Any, workdir: Path) -> dict:
-    """Write the cascade with this EMA, and replace the one before in one step. Returns figures."""
-    partial = workdir / "cascade.partial"
+def publish(stage: Stage, ema: Any, workdir: Path, folder: str = "cascade") -> dict:
+    """Write what the stage exports of this EMA, and replace the one before in one step.
+
+    Returns figures. folder: where, under the workdir.
+    """
+    partial = workdir / f"{folder}.partial"
     with processes.main_first("cascade"):
         if processes.main():
             shutil.rmtree(partial, ignore_errors=True)
-    with waiting(f"writing {workdir / 'cascade'}"):
+    with waiting(f"writing {workdir / folder}"):
         figures = stage.export(ema, partial)
     with processes.main_first("published"):
         if processes.main():
-            replace_directory(partial, workdir / "cascade")
+            replace_directory(partial, workdir / folder)
     return figures
 
 
-def say_source(settings: StageSettings, workdir: Path, latest: int | None) -> None:
+def say_source(origin: str, workdir: Path, latest: int | None) -> None:
     """Say where the parameters come from; set newer checkpoints aside when resuming.
 
     So a later stage that was meant to start from an earlier one shows it before hours are spent.
     """
     if latest is None:
-        source = f"of {settings.init_from}" if settings.init_from else "from scratch"
-        say(f"cv3jax: {settings.stage}: parameters {source}")
+        say(f"cv3jax: {origin}")
         return
     for path in runs.set_aside(workdir / "checkpoints", latest, workdir / "set_aside"):
         say(

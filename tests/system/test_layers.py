@@ -44,6 +44,7 @@ PARSES_RECIPES = (
     "cv3jax/recipes.py",
     "cv3jax/training/parsing.py",
     "cv3jax/distillation/parsing.py",
+    "cv3jax/lora/parsing.py",
 )
 LINES, PARAMETERS = 300, 8
 # flags of a command, and the calls that users of diffusers expect of a pipeline

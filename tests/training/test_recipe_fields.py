@@ -60,7 +60,9 @@ def test_every_field_of_a_recipe_is_described_and_in_its_range(name, variant):
             assert rule.fits(value), dotted
 
 
-@pytest.mark.parametrize("name", ["scenes_vae", "scenes_relay", "scenes_distill_base"])
+@pytest.mark.parametrize(
+    "name", ["scenes_vae", "scenes_relay", "scenes_distill_base", "scenes_lora"]
+)
 def test_values_just_outside_of_a_range_are_refused_with_it(name):
     config = recipes.load(name, [])
     for dotted in flat(config.to_dict()):

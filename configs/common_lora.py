@@ -1,0 +1,28 @@
+"""What the recipes of adapters have in common, made from those of the stages they adapt."""
+
+from ml_collections import ConfigDict
+
+
+def adapt(c: ConfigDict, *, rank: int, lr: float, steps: int) -> ConfigDict:
+    """Return a stage's recipe as that of an adapter for a few pictures; the section `lora` comes.
+
+    Pictures of any size are taken, a batch is small, and there are eight previews.
+    """
+    c.lora = ConfigDict(
+        {
+            "rank": rank,
+            "alpha": float(rank),
+            "rslora": False,
+            "dropout": 0.0,
+            "dora": False,
+            "targets": "attention,feed_forward",
+        }
+    )
+    c.init_part = c.stage
+    c.batch.size, c.batch.per_device = 4, 1
+    c.data.update({"min_side": None, "threads": 4})
+    c.optim.update({"lr": lr, "warmup": steps // 20, "b2": 0.999, "ema": 0.99})
+    every = steps // 8
+    c.train.update({"steps": steps, "log_every": 10, "keep": 2, "eval_every": every})
+    c.train.update({"save_every": every, "preview_every": every})
+    return c

@@ -1,0 +1,60 @@
+"""The trained stage that is adapted: found and checked before anything is loaded."""
+
+from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.description import StageDescription
+from cv3jax.lora.settings import LoraSettings
+from data_pipeline.io.errors import InputError
+
+
+def field_of(settings: LoraSettings) -> str:
+    """Return the field of the config that names the base."""
+    return "init_from" if settings.stage.init_from else "cascade"
+
+
+def base_stage(settings: LoraSettings) -> StageDescription:
+    """Return the description of the stage that is adapted.
+
+    Raises InputError where there is none, or where it was trained in another way than the recipe
+    says.
+    """
+    where = f"config.{field_of(settings)} = {settings.base}"
+    if not settings.base:
+        raise InputError(
+            "config.cascade is not set; give a trained checkpoint, e.g. --config.cascade=runs/base"
+        )
+    _, description = cascades.read_cascade(settings.base)
+    if settings.part not in description.stages:
+        there = ", ".join(sorted(description.stages)) or "a vae only"
+        raise InputError(
+            f"{where} has no {settings.part} to adapt: it has {there}; give another checkpoint or"
+            " recipe"
+        )
+    stage = description.stages[settings.part]
+    _check(settings, stage, where)
+    return stage
+
+
+def _check(settings: LoraSettings, stage: StageDescription, where: str) -> None:
+    """Raise InputError where the stage and the recipe differ in what the training is."""
+    ours = settings.stage
+    kind = "relay" if ours.relay else "base"
+    if stage.kind != kind:
+        raise InputError(
+            f"{where}: its {settings.part} is a {stage.kind} stage, but the recipe is of a {kind}"
+            " stage; give a recipe or checkpoint of that kind"
+        )
+    if stage.w_dim:
+        raise InputError(
+            f"{where}: its {settings.part} is distilled, and the plain loss would undo that; adapt"
+            " the stage that it was distilled from"
+        )
+    theirs = {"objective.prediction": stage.prediction}
+    if kind == "relay":
+        theirs["schedule.start"] = stage.start
+        theirs |= {"schedule.blur": stage.blur} if stage.blur else {}
+    for field, value in theirs.items():
+        section, name = field.split(".")
+        if (mine := getattr(getattr(ours, section), name)) != value:
+            raise InputError(
+                f"config.{field} = {mine}, but {where} has {value}; give --config.{field}={value}"
+            )

@@ -1,0 +1,91 @@
+"""The stage of an adapter: what the loop calls, on a frozen base."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cv3jax.cascade.parts import part_loader
+from cv3jax.checkpoints.description import TextDescription, VaeDescription
+from cv3jax.checkpoints.fingerprint import parts_fingerprint
+from cv3jax.distributed import processes
+from cv3jax.distributed.backend import jit_once, waiting
+from cv3jax.distributed.batches import placement
+from cv3jax.lora import export
+from cv3jax.lora.base import base_stage, field_of
+from cv3jax.lora.programs import constants_of, fresh, init_of, lora_losses, lora_step
+from cv3jax.lora.settings import LoraSettings
+from cv3jax.models.adapters import SCALE, merged
+from cv3jax.training.diffusion import DiffusionStage
+from cv3jax.training.feature_cache import Arrays
+from cv3jax.training.heldout_losses import LevelLosses
+from cv3jax.training.programs import DiffusionPrograms, diffusion_programs
+from cv3jax.training.train_step import create_state
+
+
+class LoraStage(DiffusionStage):
+    """A run that trains adapters of a base or relay stage.
+
+    Pictures are drawn with the EMA merged into the base, for which a second copy of the base is
+    held meanwhile. Raises InputError on settings that do not fit together or do not fit the base.
+    """
+
+    def __init__(self, settings: LoraSettings, workdir: Path):
+        """Build the stage from its settings."""
+        self._lora = settings
+        base_stage(settings)
+        super().__init__(settings.stage, workdir)
+        self._constants = constants_of(settings, self._programs.aside["base"])
+        self._merge = jax.jit(
+            lambda base, tree: merged(base, tree, self._constants),
+            out_shardings=placement(self._programs.aside["base"]),
+        )
+
+    def _make_programs(
+        self, vae: VaeDescription, text: TextDescription, cached: Arrays
+    ) -> DiffusionPrograms:
+        step, init = lora_step(self._lora), init_of(self._lora)
+        given = (self._settings, self._mesh, vae, text, cached)
+        return diffusion_programs(*given, make_step=step, init_of=init)
+
+    def _load_aside(self) -> Any:
+        settings, like = self._lora, self._programs.aside["base"]
+        load = part_loader(settings.base, settings.part, self._settings.model, field_of(settings))
+        with waiting(f"loading the {settings.part} of {settings.base}"):
+            return {"base": load(like, placement(like))}
+
+    def _creator(self) -> Callable[[], Any]:
+        def create():
+            programs, norms = self._programs, self.like.norms is not None
+
+            def make(key, base):
+                return create_state(
+                    lambda key: fresh(self._lora, base, key), programs.tx, key, None, norms
+                )
+
+            with waiting("making the train state"):
+                key = jax.random.key(self._settings.seed)
+                made = jit_once(make, placement(self.like))
+                return jax.block_until_ready(made(key, self._aside["base"]))
+
+        return create
+
+    def _losses(self) -> LevelLosses:
+        return lora_losses(self._lora, self._programs)
+
+    def _weights(self, ema: Any) -> Any:
+        return self._merge(self._aside["base"], ema)
+
+    def _about(self) -> dict[str, Any]:
+        return {**super()._about(), "adapter": True}
+
+    def export(self, ema: Any, directory: Path) -> dict:
+        """Write the adapter with this EMA. Returns how many matrices it changes."""
+        directory.mkdir(parents=True, exist_ok=True)
+        leaves = export.leaves_of(ema, self._constants)
+        if processes.main():
+            base = parts_fingerprint(self._lora.base, (self._lora.part,))
+            metadata = export.metadata_of(self._lora, base)
+            export.write(directory / export.FILE, leaves, metadata)
+        return {"matrices": sum(name.endswith(SCALE) for name in leaves)}
