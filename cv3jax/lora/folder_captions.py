@@ -2,7 +2,9 @@
 
 A folder `10_red_teapot` says that its pictures occur ten times in an epoch, and names them "red
 teapot" where they have no .txt files. A folder `red_teapot` names them alone. An underscore in a
-name stands for a blank. What counts is the folder that a picture lies in, not those above it.
+name stands for a blank. A number that begins with 0, as in `00_symbols`, is an order of folders: it
+says nothing of repeats, and is no part of the caption. What counts is the folder that a picture
+lies in, not those above it.
 """
 
 import re
@@ -67,14 +69,14 @@ def _of_name(folder: Path) -> tuple[int | None, str]:
     name, repeats = folder.resolve().name, None
     numbered = _NUMBERED.fullmatch(name)
     if numbered:
-        name = numbered[2]
-        digits = numbered[1].lstrip("0") or "0"
-        if len(digits) > len(str(MOST_REPEATS)) or not 1 <= int(digits) <= MOST_REPEATS:
+        digits, name = numbered.groups()
+        ordering = len(digits) > 1 and digits.startswith("0")
+        if len(digits) > 9 or not (ordering or 1 <= int(digits) <= MOST_REPEATS):
             raise InputError(
                 f"{folder}: its name says that its pictures occur {digits[:20]} times in an epoch;"
                 f" give a number in 1..{MOST_REPEATS}, or a name without one"
             )
-        repeats = int(digits)
+        repeats = None if ordering else int(digits)
     return repeats, tidy(" ".join(name.replace("_", " ").split()))
 
 

@@ -105,5 +105,5 @@ def _line(facts: Sequence[Facts], said: str, names: list[str]) -> str:
     if not names:
         return ""
     more = ", …" if len(names) > NAMED else ""
-    shown = ", ".join(visible(name, 120) for name in names[:NAMED])
+    shown = ", ".join(visible(name, 300) for name in names[:NAMED])
     return f"{len(names):,} of {len(facts):,} pictures are {said}: {shown}{more}"

@@ -95,6 +95,12 @@ def test_a_trigger_comes_first_and_once(folder, tmp_path):
     assert found["grey cat/d.png"] == "zwx, grey cat"
 
 
+def test_a_number_with_a_zero_before_it_is_an_order_of_folders(folder, tmp_path):
+    (folder / "grey cat").rename(folder / "007_grey cat")
+    records = made(folder, tmp_path / "w", repeats=3)
+    assert epoch(records, 19)["grey cat"] == 3
+
+
 def test_captions_of_one_source_alone(folder, tmp_path):
     with pytest.raises(InputError, match=r"c\.webp has no caption: there is no c\.txt beside it"):
         made(folder, tmp_path / "w", caption_from="txt")
