@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from cv3jax.cascade.coders import decoder
 from cv3jax.cascade.limits import wrong_tile
-from cv3jax.cascade.parts import build_model, build_on, computed_shapes, model_of
+from cv3jax.cascade.parts import build_model, build_on, computed_shapes, model_of, unet_init
 from cv3jax.cascade.sizes import Size, as_size, stage_multiple
 from cv3jax.cascade.stage_network import SamplerOptions
 from cv3jax.cascade.stage_sampler import images_sharding, make_stage_sampler
@@ -29,6 +29,9 @@ from cv3jax.distillation.programs import distillation_step
 from cv3jax.distillation.settings import DistillSettings
 from cv3jax.distributed.mesh import batch_sharding, batch_ways
 from cv3jax.distributed.partitioning import abstract, tree_sharding
+from cv3jax.lora.programs import init_of as lora_init
+from cv3jax.lora.programs import lora_step
+from cv3jax.lora.settings import LoraSettings
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
 from cv3jax.training.autoencoder import vae_program
@@ -66,14 +69,15 @@ class Program(NamedTuple):
 
 
 def program(
-    settings: StageSettings | DistillSettings,
+    settings: StageSettings | DistillSettings | LoraSettings,
     devices: list,
     step: str,
     pictures: Drawn | None = None,
 ) -> Program:
     """Return the program of one of STEPS of a recipe on `devices`.
 
-    For a distillation, `train` is the program of round 1, and `later` that of the other rounds.
+    For a distillation, `train` is the program of round 1, and `later` that of the other rounds. For
+    an adapter, `train` has the frozen base as an argument, and pictures are drawn merged.
 
     The frozen parts are those of config.cascade, or the released ones where it is not set.
     pictures: of the programs `sample` and `decode`.
@@ -83,13 +87,16 @@ def program(
             step.
     """
     distilled = settings if isinstance(settings, DistillSettings) else None
-    stage = settings if distilled is None else distilled.stage
+    adapter = settings if isinstance(settings, LoraSettings) else None
+    stage = settings if isinstance(settings, StageSettings) else settings.stage
     plan = mesh_plan(stage, devices)
     if stage.stage == "vae":
         return _vae(stage, plan, step)
     description = encoders_of(stage)
     check_sides(stage, description.vae)
-    make_step = diffusion_step
+    make_step, init_of = diffusion_step, unet_init
+    if adapter is not None:
+        make_step, init_of = lora_step(adapter), lora_init(adapter)
     if distilled is not None:
         make_step = distillation_step(distilled, distilled.w_dim if step == "later" else 0)
     elif step == "later":
@@ -102,14 +109,18 @@ def program(
         description.vae,
         description.t5,
         make_step=make_step,
+        init_of=init_of,
     )
     size, params = stage.batch.size, programs.like.params
+    if adapter is not None:
+        params = programs.aside["base"]
     if step == "encode":
         args, shapes = encode_args(programs), programs.frozen
         stays = (programs.like, programs.aside, programs.batch)
         return Program(programs.encode, args, plan.mesh, size, plan.accumulate, shapes, stays)
     if step in ("train", "later"):
         args = train_args(programs)
+        params = {"base": params, "adapter": programs.like.params} if adapter else params
         stays = (programs.frozen, programs.batch)  # that is the batch of the next step
         return Program(programs.train, args, plan.mesh, size, plan.accumulate, params, stays)
     # for a distillation, the student of the last round

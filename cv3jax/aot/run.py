@@ -19,6 +19,7 @@ from cv3jax.aot.topology import Topology, load, parse
 from cv3jax.cascade.sizes import Size
 from cv3jax.distillation.settings import DistillSettings
 from cv3jax.distributed.backend import pool_fraction
+from cv3jax.lora.settings import LoraSettings
 from cv3jax.training.memory_plan import held
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError, first_line
@@ -39,7 +40,7 @@ RAN_OUT = (
 
 
 def run(
-    settings: StageSettings | DistillSettings,
+    settings: StageSettings | DistillSettings | LoraSettings,
     topology: str,
     step: str,
     *,
@@ -67,11 +68,13 @@ def run(
         # of the backward; nested remat needs one more
         trains = step in ("train", "later")
         distils = isinstance(settings, DistillSettings)
-        stage = settings.stage if distils else settings
+        adapts = isinstance(settings, LoraSettings)
+        stage = settings.stage if distils or adapts else settings
         student = 3 if stage.model.get("remat") == "full" else 2
         # and the two passes of a teacher, which has the same sizes
         gathers = student + 2 * distils if trains else {"encode": 1}.get(step)
-        figures = analyse(work, where, progress, gathers=gathers, train=trains)
+        # of an adapter's base no gradient is reduced
+        figures = analyse(work, where, progress, gathers=gathers, train=trains and not adapts)
     figures.update({"step": step, "topology": topology})
     if size is not None:
         figures["size"] = list(size)

@@ -98,6 +98,11 @@ def _kept(step: Path) -> dict[str, Any]:
             f"checkpoint {step} does not name its cascade, because an older version of cv3jax wrote"
             " it; resume its run until it saves another checkpoint"
         )
+    if isinstance(run["cascade"], dict) and run["cascade"].get("adapter"):
+        raise InputError(
+            f"checkpoint {step} is of a run that trains an adapter, which is no cascade; give the"
+            f" checkpoint that it adapts ({run['cascade']['adapter']})"
+        )
     kept, kinds = run["cascade"], {"stage": str, "description": dict, "parts": dict}
     fields = kept if isinstance(kept, dict) else {}
     right = all(isinstance(fields.get(name), kind) for name, kind in kinds.items())

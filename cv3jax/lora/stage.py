@@ -78,7 +78,7 @@ class LoraStage(DiffusionStage):
         return self._merge(self._aside["base"], ema)
 
     def _about(self) -> dict[str, Any]:
-        return {**super()._about(), "adapter": True}
+        return {**super()._about(), "adapter": str(self._lora.base)}
 
     def export(self, ema: Any, directory: Path) -> dict:
         """Write the adapter with this EMA. Returns how many matrices it changes."""

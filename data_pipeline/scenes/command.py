@@ -11,6 +11,7 @@ from data_pipeline.io.errors import counted
 from data_pipeline.io.figures import add_json
 from data_pipeline.io.terminal import tell
 from data_pipeline.scenes.dataset import SceneSettings, build
+from data_pipeline.scenes.grammar import NEW_COLOURS
 
 EXAMPLE = "cv3jax data scenes --out runs/scenes --num 12000 --split train"
 
@@ -48,6 +49,11 @@ def parser() -> Parser:
             metavar="P",
             help=f"share of {of} (default: %(default)s)",
         )
+    made.add_argument(
+        "--new",
+        choices=NEW_COLOURS,
+        help="a colour that other scenes do not have, for one object of each scene (default: none)",
+    )
     add_json(made)
     return made
 
@@ -62,6 +68,7 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         textured=args.textured,
         two=args.two,
         relational=args.relational,
+        new=args.new,
     )
     count = build(args.out, settings, shards=args.shards, overwrite=args.overwrite)
     tell(f"{counted(count, 'scene')} of the {args.split} split in {args.out}")

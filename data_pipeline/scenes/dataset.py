@@ -6,7 +6,15 @@ from pathlib import Path
 from data_pipeline.io import progress
 from data_pipeline.io.bounded_json import parse_json
 from data_pipeline.io.errors import InputError
-from data_pipeline.scenes.grammar import SPLITS, Object, Scene, Split, caption, sample_scene
+from data_pipeline.scenes.grammar import (
+    NEW_COLOURS,
+    SPLITS,
+    Object,
+    Scene,
+    Split,
+    caption,
+    sample_scene,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +23,7 @@ class SceneSettings:
 
     Attributes:
         size: side of the square images, pixels.
-        textured, two, relational: see `grammar.sample_scene`.
+        textured, two, relational, new: see `grammar.sample_scene`.
 
     Raises:
         InputError: a value is out of range.
@@ -28,6 +36,7 @@ class SceneSettings:
     textured: float = 0.5
     two: float = 0.6
     relational: float = 0.2
+    new: str | None = None
 
     def __post_init__(self):
         """Check the values."""
@@ -43,6 +52,8 @@ class SceneSettings:
         for name in ("textured", "two", "relational"):
             if not 0 <= (share := getattr(self, name)) <= 1:
                 raise InputError(f"{name} = {share}: give a probability in 0..1")
+        if self.new not in (None, *NEW_COLOURS):
+            raise InputError(f"new = {self.new!r}: give one of {', '.join(NEW_COLOURS)}")
 
 
 def build(
@@ -74,6 +85,7 @@ def build(
                 textured=settings.textured,
                 two=settings.two,
                 relational=settings.relational,
+                new=settings.new,
             )
             scores = {
                 "scene": dataclasses.asdict(scene),

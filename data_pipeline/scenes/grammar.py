@@ -20,6 +20,8 @@ import numpy as np
 from data_pipeline.io.errors import InputError
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+# a colour that no scene has where it is not asked for: what an adapter is taught
+NEW_COLOURS = ("teal",)
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 # radius, in sides of the image: at 64² a small shape is more than two latents wide, and two large
 # ones fit next to each other
@@ -94,6 +96,7 @@ def sample_scene(
     textured: float = 0.5,
     two: float = 0.6,
     relational: float = 0.2,
+    new: str | None = None,
 ) -> Scene:
     """Return scene number `index` of `seed`: a pure function of its arguments.
 
@@ -105,7 +108,20 @@ def sample_scene(
         textured: the probability that an object has a texture, an outline or both, a third each.
         two: the probability of two objects.
         relational: the probability that two objects are in a relation instead of each on its side.
+        new: one of NEW_COLOURS, which one object of the scene then has, of any shape.
     """
+    scene = _sampled(seed, index, split, textured, two, relational)
+    if new is None:
+        return scene
+    rng = np.random.default_rng([SPLITS.index(split), seed, index, 1])
+    which, objects = int(rng.integers(len(scene.objects))), list(scene.objects)
+    objects[which] = dataclasses.replace(objects[which], colour=new)
+    return dataclasses.replace(scene, objects=tuple(objects))
+
+
+def _sampled(
+    seed: int, index: int, split: Split, textured: float, two: float, relational: float
+) -> Scene:
     rng = np.random.default_rng([SPLITS.index(split), seed, index])
     background = _pick(rng, BACKGROUNDS)
     if rng.random() >= two:
@@ -236,7 +252,7 @@ def _patterns() -> dict[str, re.Pattern]:
         texture = f"(?: {group(f'texture{i}', TEXTURES)})?"
         outline = f"(?: with a thin {group(f'outline{i}', OUTLINES)} outline)?"
         return (
-            f"a {group(f'size{i}', SIZES)} {group(f'colour{i}', COLOURS)}{texture}"
+            f"a {group(f'size{i}', SIZES)} {group(f'colour{i}', (*COLOURS, *NEW_COLOURS))}{texture}"
             f" {group(f'shape{i}', SHAPES)}{outline}"
         )
 

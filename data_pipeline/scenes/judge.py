@@ -33,15 +33,15 @@ _HALF = 0.04  # smallest distance of their centres from the middle line; scenes:
 _BESIDE = 0.12  # smallest distance of two things next to each other; scenes: at least 0.47
 
 
-def judge(image: np.ndarray, caption: str) -> dict[str, bool]:
+def judge(image: np.ndarray, caption: str, new: tuple[str, ...] = ()) -> dict[str, bool]:
     """Return {name: whether it is right} for PROPERTIES, "all" and, from 128² on, "detail".
 
-    image: uint8 [S, S, 3].
+    image: uint8 [S, S, 3]. new: those of `grammar.NEW_COLOURS` that a thing may have too.
 
     Raises:
         InputError: it is not such an image, or not a caption of the scenes' grammar.
     """
-    return compare(see(image), caption)
+    return compare(see(image, new), caption)
 
 
 def compare(seen: Seen, caption: str) -> dict[str, bool]:

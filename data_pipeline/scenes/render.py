@@ -20,6 +20,7 @@ RGB = {
     "purple": (124, 34, 168),
     "pink": (255, 132, 192),
 }
+NEW_RGB = {"teal": (0, 128, 128)}  # of `grammar.NEW_COLOURS`
 BACKGROUND_RGB = {
     "white": (255, 255, 255),
     "grey": (128, 128, 128),
@@ -67,7 +68,7 @@ def _draw_object(pixels: np.ndarray, o: Object, size: int) -> None:
     y = ((np.arange(y0, y1, dtype=np.float32) + 0.5) / size - o.cy)[:, None]
     d = SHAPES[o.shape](x, y, np.float32(o.radius)) * size  # pixels; negative inside
     box = pixels[y0:y1, x0:x1]
-    colour = np.asarray(RGB[o.colour], np.float32)
+    colour = np.asarray((RGB | NEW_RGB)[o.colour], np.float32)
     if o.outline:
         _over(
             box,

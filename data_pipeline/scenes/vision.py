@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from data_pipeline.io.errors import InputError
 from data_pipeline.scenes import grammar
-from data_pipeline.scenes.render import BACKGROUND_RGB, OUTLINE_RGB, OUTLINE_WIDTH, RGB
+from data_pipeline.scenes.render import BACKGROUND_RGB, NEW_RGB, OUTLINE_RGB, OUTLINE_WIDTH, RGB
 from data_pipeline.scenes.shapes import fit_shape
 from data_pipeline.scenes.textures import outline_of, signed_distance, texture_of
 
@@ -60,8 +60,10 @@ class Seen:
     closely: bool  # 128² or more: textures and outlines were searched
 
 
-def see(image: np.ndarray) -> Seen:
+def see(image: np.ndarray, new: tuple[str, ...] = ()) -> Seen:
     """Return what a picture shows; it is uint8 [S, S, 3] with S = 64, 128, 256 and so on.
+
+    new: those of `grammar.NEW_COLOURS` that things may have too.
 
     Raises:
         InputError: it is not such an image.
@@ -97,10 +99,10 @@ def see(image: np.ndarray) -> Seen:
     background = _background(pixels[outside], ground) if outside.any() else None
 
     fine = _reduced(image, 2 * SIDE) if side > SIDE else None
-    things = []
+    things, palette = [], RGB | {name: NEW_RGB[name] for name in new}
     for label in range(1, count + 1):
         for own in _separate(labels == label, pixels, ground, labels):
-            things.append(_thing(pixels, fine, ground, own, labels))
+            things.append(_thing(pixels, fine, ground, own, labels, palette))
     return Seen(background, tuple(sorted(things, key=lambda t: t.x)), fine is not None)
 
 
@@ -229,6 +231,7 @@ def _thing(
     ground: np.ndarray,
     own: np.ndarray,
     labels: np.ndarray,
+    palette: dict[str, tuple[int, int, int]] = RGB,
 ) -> Thing:
     box = _box(own)
     weight = (own | (labels == 0))[box]  # pixels of other things are ignored
@@ -250,7 +253,7 @@ def _thing(
         size = "small" if radius < _SIZE_MIDDLE else "large"
     shape = fit.shape if fit.clear else None
     return Thing(
-        _colour(pixels[own], -distance[own]),
+        _colour(pixels[own], -distance[own], palette),
         shape,
         size,
         x,
@@ -272,13 +275,13 @@ def _finely(coverage: np.ndarray) -> np.ndarray:
     )
 
 
-def _colour(pixels: np.ndarray, depth: np.ndarray) -> str | None:
+def _colour(pixels: np.ndarray, depth: np.ndarray, named: dict) -> str | None:
     """Return the colour of most of pixels [n, 3], without the rim, or None.
 
     depth: [n], the distance to the edge in pixels.
     """
     inside = pixels[_inside(depth)]
-    palette = np.array(list(RGB.values()), np.float32)
+    palette = np.array(list(named.values()), np.float32)
     # the nearest shade of each colour
     shade = np.clip(inside @ palette.T / (palette**2).sum(1), *_SHADE)
     distance = np.linalg.norm(inside[:, None] - shade[..., None] * palette, axis=-1)
@@ -286,7 +289,7 @@ def _colour(pixels: np.ndarray, depth: np.ndarray) -> str | None:
     votes = np.bincount(nearest, minlength=len(palette) + 1)
     winner = int(votes.argmax())
     return (
-        list(RGB)[winner]
+        list(named)[winner]
         if winner < len(palette) and votes[winner] >= _MAJORITY * len(inside)
         else None
     )
