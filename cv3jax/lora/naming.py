@@ -83,6 +83,11 @@ class Sizes:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
+def as_fields(sizes: Sizes) -> dict[str, Any]:
+    """Return sizes as JSON has them."""
+    return dataclasses.asdict(sizes)
+
+
 @functools.lru_cache(maxsize=8)
 def modules(sizes: Sizes) -> dict[str, Entry]:
     """Return sgm's name of each module that an adapter may change → its kernel's entry."""

@@ -1,5 +1,6 @@
 """Random adapters of the small UNet of `random_cascades`, with all that a file may have."""
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,6 +8,7 @@ import ml_dtypes
 import numpy as np
 from random_cascades import description
 
+from cv3jax.checkpoints.description import StageDescription
 from cv3jax.lora.adapter import Adapter, Layer
 from cv3jax.lora.naming import SIZES, Sizes
 from cv3jax.lora.trees import shapes_of
@@ -61,6 +63,28 @@ def adapter(
     kept = {"ss_comment": "drawn at random", "modelspec.title": "é", SIZES: SIZES_OF.to_json()}
     metadata = kept | more.pop("metadata", {})
     return Adapter(layers, more.pop("stage", "base"), metadata=metadata, **more)
+
+
+def of_stage(
+    stage: StageDescription, *, every: int = 5, size: float = 0.05, **more: Any
+) -> Adapter:
+    """Return an adapter of every so-many-th module of a stage, of ranks 2 to 4.
+
+    size: of the entries. more: dora, dtype, seed.
+    """
+    rng, dora = np.random.default_rng(more.pop("seed", 0)), more.pop("dora", False)
+    shapes, layers = shapes_of(stage), {}
+    for i, name in enumerate(list(shapes)[::every]):
+        one = layer(shapes[name], 2 + i % 3, 2.0, rng, dora=dora, **more)
+        down, up = ((array * (size / 0.3)).astype(array.dtype) for array in (one.down, one.up))
+        layers[name] = dataclasses.replace(one, down=down, up=up)
+    return Adapter(layers, stage.kind, metadata={SIZES: Sizes.of(stage).to_json()})
+
+
+def with_alpha(one: Adapter, alpha: float) -> Adapter:
+    """Return an adapter all of whose layers have one alpha."""
+    layers = {k: dataclasses.replace(v, alpha=alpha) for k, v in one.layers.items()}
+    return dataclasses.replace(one, layers=layers)
 
 
 def same(one: Adapter, other: Adapter) -> list[str]:
