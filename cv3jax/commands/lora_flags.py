@@ -3,10 +3,14 @@
 import argparse
 from pathlib import Path
 
-from cv3jax.lora.given import FLAG, Given, parse_all
+from cv3jax.lora.given import FLAG, LoraFile, parse_all
 from data_pipeline.io.errors import InputError
 
 STAGES = ("base", "relay")
+APPLIED = (
+    "a LoRA adapter of any format, with its weight (default: 1; 0 leaves it out); may be given"
+    " several times. STAGE is base or relay, where the file does not say it"
+)
 FORMATS = ("native", "kohya", "diffusers", "peft")
 
 
@@ -22,7 +26,7 @@ def add_stage(parser: argparse._ActionsContainer, help: str, *, required: bool =
     parser.add_argument("--stage", choices=STAGES, required=required, help=help)
 
 
-def files(args: argparse.Namespace, count: int | None = None) -> list[Given]:
+def files(args: argparse.Namespace, count: int | None = None) -> list[LoraFile]:
     """Return the files of --lora for a command that applies none, so that weights mean nothing.
 
     count: how many there must be; None: one or more.

@@ -6,12 +6,13 @@ from typing import Any
 
 import jax
 
+from cv3jax.cascade.pipeline import Cascade
 from cv3jax.checkpoints.description import CascadeDescription, StageDescription
 from cv3jax.checkpoints.description_checks import STAGES
 from cv3jax.lora import formats, merging, trees
 from cv3jax.lora.adapter import Adapter
 from cv3jax.lora.digest import digest_of
-from cv3jax.lora.given import Given
+from cv3jax.lora.given import FLAG, LoraFile
 from data_pipeline.io.errors import InputError
 
 
@@ -48,47 +49,47 @@ class Loras:
 
     def __init__(self, applied: Sequence[Applied], description: CascadeDescription):
         """Keep the adapters of a cascade."""
-        self.applied, self._description = tuple(applied), description
+        self.applied, self.description = tuple(applied), description
 
     def records(self, stages: Sequence[str] = STAGES) -> list[dict[str, Any]]:
-        """Return what the records of pictures say of those that change one of these stages."""
-        return [one.record() for one in self.applied if one.weight and one.stage in stages]
+        """Return what records of pictures that these stages draw say of the adapters.
 
-    def merged(self, part: str, params: Any) -> Any:
-        """Return the parameters of a part with its adapters in them.
-
-        Each changed kernel is a new array, of the same type and placement; the others are those of
-        `params`. Without adapters, or with weights of 0, the result is `params` itself.
+        Raises InputError on an adapter of another stage, which would do nothing.
         """
         for one in self.applied:
-            if one.stage == part and one.weight:
-                stage = self._description.stages[part]
+            if one.weight and one.stage not in stages:
+                raise InputError(
+                    f"{FLAG} {one.file} is for the {one.stage}, which does not draw these pictures;"
+                    " leave it out"
+                )
+        return [one.record() for one in self.applied if one.weight]
+
+    def change(self, cascade: Cascade) -> Cascade:
+        """Put the adapters into the weights of a cascade that nobody else holds, and return it.
+
+        One kernel after the other is replaced, so that only one is in memory twice; each keeps its
+        type and its place on the devices. An adapter of weight 0 is left out.
+        """
+        for one in self.applied:
+            if one.weight:
+                stage = self.description.stages[one.stage]
                 tree = trees.to_tree(one.adapter, stage, weight=one.weight, where=one.file)
-                params = _with_tree(params, tree)
-        return params
-
-    def all_merged(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the parameters of all parts with the adapters in them."""
-        return {part: self.merged(part, tree) for part, tree in params.items()}
+                _change(cascade.params[one.stage], tree)
+        return cascade
 
 
-def _with_tree(params: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `merging.merged`, one kernel at a time, so that few are in memory twice."""
-    made = dict(params)
+def _change(params: dict[str, Any], tree: Mapping[str, Any]) -> None:
+    """Replace the kernels of a tree of parameters, in place."""
     for name, node in tree.items():
-        made[name] = (
-            {**params[name], merging.KERNEL: _one(params[name][merging.KERNEL], node)}
-            if merging.DOWN in node
-            else _with_tree(params[name], node)
-        )
-    return made
+        if trees.DOWN in node:
+            kernel = params[name][merging.KERNEL]
+            with_it = jax.jit(merging.changed, out_shardings=kernel.sharding)
+            params[name][merging.KERNEL] = with_it(kernel, dict(node))
+        else:
+            _change(params[name], node)
 
 
-def _one(kernel: jax.Array, node: Mapping[str, Any]) -> jax.Array:
-    return jax.jit(merging.changed, out_shardings=kernel.sharding)(kernel, dict(node))
-
-
-def applied_to(given: Sequence[Given], description: CascadeDescription) -> Loras:
+def applied_to(given: Sequence[LoraFile], description: CascadeDescription) -> Loras:
     """Return the adapters that --lora gave, each with its stage.
 
     That is the stage that --lora or the file names. Otherwise it is the base, or the relay where
@@ -100,7 +101,7 @@ def applied_to(given: Sequence[Given], description: CascadeDescription) -> Loras
     return Loras([_applied(one, description) for one in given], description)
 
 
-def _applied(given: Given, description: CascadeDescription) -> Applied:
+def _applied(given: LoraFile, description: CascadeDescription) -> Applied:
     adapter = formats.read(given.path, given.where)
     stage = given.stage or adapter.stage
     if stage is not None and stage not in description.stages:

@@ -14,7 +14,7 @@ FLAG = "--lora"
 _STAGE = re.compile(r"(base|relay)=(.+)", re.DOTALL)
 
 
-class Given(NamedTuple):
+class LoraFile(NamedTuple):
     """An adapter that was asked for.
 
     Attributes:
@@ -33,7 +33,7 @@ class Given(NamedTuple):
         return f"{FLAG} {self.path}"
 
 
-def parse(text: str) -> Given:
+def parse(text: str) -> LoraFile:
     """Return what a value of --lora says.
 
     A name of a file that has a colon or an equals sign is taken as it stands where there is such a
@@ -42,21 +42,27 @@ def parse(text: str) -> Given:
     Raises InputError where there is no such file, or on a weight that cannot be.
     """
     stage, rest, weight = None, text, 1.0
-    if not Path(text).exists() and (found := _STAGE.fullmatch(text)):
+    if "\0" not in text and not Path(text).exists() and (found := _STAGE.fullmatch(text)):
         stage, rest = found[1], found[2]
     head, colon, tail = rest.rpartition(":")
-    if colon and head and not Path(rest).exists() and (number := _number(tail)) is not None:
+    if (
+        colon
+        and head
+        and "\0" not in rest
+        and not Path(rest).exists()
+        and (number := _number(tail)) is not None
+    ):
         rest, weight = head, number
     if not (math.isfinite(weight) and abs(weight) <= MOST_WEIGHT):
         raise InputError(f"{FLAG} {text}: the weight must be -{MOST_WEIGHT:g}..{MOST_WEIGHT:g}")
-    if "\0" in rest or not Path(rest).exists():
+    if not rest.strip() or "\0" in rest or not Path(rest).exists():
         raise InputError(
             f"{FLAG} {text}: there is no such file; give FILE, FILE:WEIGHT or STAGE=FILE:WEIGHT"
         )
-    return Given(Path(rest), weight, stage)
+    return LoraFile(Path(rest), weight, stage)
 
 
-def parse_all(texts: Sequence[str] | None) -> list[Given]:
+def parse_all(texts: Sequence[str] | None) -> list[LoraFile]:
     """Return what all values of --lora say. Raises InputError as `parse`, and on too many."""
     if texts and len(texts) > MOST:
         raise InputError(f"{len(texts)} {FLAG}: at most {MOST} are applied at once")

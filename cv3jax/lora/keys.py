@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cv3jax.lora.adapter import Adapter, Layer, check, listed
-from cv3jax.lora.naming import naming_of
+from cv3jax.lora.naming import naming_of, sizes_in
 from cv3jax.lora.tensors import File
 from data_pipeline.io.errors import InputError
 
@@ -117,6 +117,7 @@ def adapter_of(
     naming = names.pop() if names else "sgm"
     adapter = Adapter(layers, stage, rslora, kept, naming)
     check(adapter, file.where)
+    sizes_in(adapter, file.where)  # raises on a damaged header, whether or not it is needed
     return adapter
 
 
