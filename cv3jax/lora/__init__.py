@@ -1,4 +1,4 @@
-"""Low-rank adapters: a trained stage, frozen, learns from a few pictures by small additions.
+"""Low-rank adapters (LoRA): trained on few pictures, in files of four formats, and in a cascade.
 
 The arithmetic is in `cv3jax.models.adapters`.
 """
