@@ -78,7 +78,13 @@ def stage_config() -> ConfigDict:
             "weighting": "eps",
             "gamma": 5.0,
             "norm": "l2",
+            "huber_c": 0.1,
+            "huber_schedule": "constant",
             "offset_noise": 0.0,
+            "timesteps": "uniform",
+            "timestep_mean": 0.0,
+            "timestep_spread": 1.0,
+            "masked": False,
             "text_drop": 0.1,
         }
     )

@@ -4,6 +4,7 @@ They are made from the recipe, a mesh and the descriptions of the frozen parts. 
 no weights and no existing devices: a run calls them, and `cv3jax compile` only compiles them.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -86,7 +87,8 @@ def diffusion_step(
 def objective_of(settings: StageSettings) -> Objective:
     """Return what config.objective measures. Raises ValueError on an unknown name."""
     o = settings.objective
-    return Objective(o.weighting, o.gamma, o.norm, o.offset_noise)
+    fields = {field.name: getattr(o, field.name) for field in dataclasses.fields(Objective)}
+    return Objective(**fields)
 
 
 def t_max_of(settings: StageSettings) -> int:
