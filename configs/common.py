@@ -129,6 +129,8 @@ def optim(*, lr: float, warmup: int) -> ConfigDict:
             "momentum": 0.0,
             "moments": "float32",
             "ema": 0.9999,
+            "freeze": "",
+            "rates": "",
         }
     )
 
@@ -146,6 +148,7 @@ def train(*, steps: int) -> ConfigDict:
             "export_every": 0,
             "skip_nonfinite": 0,
             "skip_spike": 0.0,
+            "module_norms": False,
             "eval_every": 2000,
             "eval_data": config_dict.placeholder(str),
             "eval_records": 256,

@@ -43,6 +43,7 @@ FIXED = {
     "model.": MODEL,
     "objective.prediction": "the model was trained with the old value",
     "schedule.": "the model was trained with the old schedule",
+    "optim.freeze": STATE,
     "optim.kind": STATE,
     "optim.moments": STATE,
     "optim.momentum": STATE,

@@ -27,7 +27,7 @@ from cv3jax.training.encoding import Models, frozen_shapes, make_encode
 from cv3jax.training.feature_cache import Arrays
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import MeshPlan
-from cv3jax.training.state import attend_of, make_tx, state_shapes
+from cv3jax.training.state import attend_of, make_tx, selected, state_shapes
 from cv3jax.training.train_step import make_train_step
 from data_pipeline.io.errors import InputError
 
@@ -80,6 +80,7 @@ def diffusion_step(
         accumulate=plan.accumulate,
         spread=network.layout.spread_gradient,
         skip=settings.train.skip,
+        select=selected(settings),
     )
     return train, {}
 
