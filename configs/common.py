@@ -71,7 +71,7 @@ def stage_config() -> ConfigDict:
         }
     )
     c.vae = ConfigDict({"dtype": "bfloat16"})
-    c.schedule = ConfigDict({"blur": "none", "start": 1000})
+    c.schedule = ConfigDict({"blur": "none", "start": 1000, "zero_snr": False})
     c.objective = ConfigDict(
         {
             "prediction": "eps",
@@ -97,6 +97,7 @@ def stage_config() -> ConfigDict:
             "guidance": 7.5,
             "eta": 0.0,
             "form": "released",
+            "guidance_rescale": 0.0,
             "prompts": (
                 "a red bicycle leaning against an old brick wall",
                 "a lighthouse on a cliff at dusk",

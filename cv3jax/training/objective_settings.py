@@ -4,8 +4,10 @@ import dataclasses
 
 from cv3jax.checkpoints.description_fields import STAGE
 from cv3jax.diffusion import HUBER_SCHEDULES, NORMS, TIMESTEPS, WEIGHTINGS
-from cv3jax.fields import SWITCH, check, field, number, one_of
+from cv3jax.fields import SWITCH, check, field, number, one_of, require
 from cv3jax.training.model_settings import same
+
+AT_ZERO_SNR = ("v", "truncated")  # weightings that are not 0 where there is no signal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,3 +70,14 @@ class ObjectiveSettings:
     def __post_init__(self):
         """Raise InputError where a field breaks its rule."""
         check(self, "objective")
+
+
+def check_zero_snr(blur: str, objective: ObjectiveSettings) -> None:
+    """Raise InputError where schedule.zero_snr means nothing: there, arXiv 2305.08891 needs v."""
+    right = "False for a relay, which starts from a picture and not from noise alone"
+    require(blur == "none", "schedule.zero_snr", True, right)
+    right = "v with schedule.zero_snr: where all is noise, eps says nothing of the picture"
+    require(objective.prediction == "v", "objective.prediction", objective.prediction, right)
+    right = f"{' or '.join(AT_ZERO_SNR)} with schedule.zero_snr: the others are 0 without signal"
+    weighting = objective.weighting
+    require(weighting in AT_ZERO_SNR, "objective.weighting", weighting, right)

@@ -196,7 +196,7 @@ def stage_schedule(settings: StageSettings) -> Schedule:
     """
     blur, start, steps = settings.schedule.blur, settings.schedule.start, settings.sample.steps
     try:
-        schedule = make_schedule(blur, start)
+        schedule = make_schedule(blur, start, zero_snr=settings.schedule.zero_snr)
     except ValueError as e:
         raise InputError(f"config.schedule: {e}") from e
     try:

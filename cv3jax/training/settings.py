@@ -33,7 +33,7 @@ from cv3jax.training.model_settings import (
     VaeSettings,
     same,
 )
-from cv3jax.training.objective_settings import ObjectiveSettings
+from cv3jax.training.objective_settings import ObjectiveSettings, check_zero_snr
 from cv3jax.training.optim_settings import OptimSettings
 
 # for the loop and for recipes of one's own code, which take all settings from here
@@ -101,6 +101,7 @@ class ScheduleSettings:
 
     blur: str = field(STAGE["blur"].meaning, one_of(*BLURS))
     start: int = same(STAGE["start"])
+    zero_snr: bool = field(STAGE["zero_snr"].meaning, STAGE["zero_snr"].rule, False)
 
     def __post_init__(self):
         """Raise InputError where a field breaks its rule."""
@@ -164,6 +165,9 @@ class SampleSettings:
         "Captions of the previews; (): the first captions of the data.",
         dataclasses.replace(each(TEXT, least=0), right="any number of texts"),
     )
+    guidance_rescale: float = field(
+        STAGE["guidance_rescale"].meaning, STAGE["guidance_rescale"].rule, 0.0
+    )
 
     def __post_init__(self):
         """Raise InputError where a field breaks its rule."""
@@ -211,6 +215,8 @@ class StageSettings:
         check(self)
         model = AutoencoderFields if self.stage == "vae" else UNetFields
         check_given(model, self.model, "model")
+        if self.schedule is not None and self.schedule.zero_snr:
+            check_zero_snr(self.schedule.blur, self.objective)
 
     @property
     def relay(self) -> bool:
