@@ -25,7 +25,7 @@ from data_pipeline.io.exits import say
 from data_pipeline.io.figures import reporting
 
 if TYPE_CHECKING:
-    from cv3jax.lora.applied import Applied
+    from cv3jax.adapters.applied import Applied
     from cv3jax.serving.http.plan import Model
     from cv3jax.serving.orders import Engine
 
@@ -56,7 +56,7 @@ def adapters_of(args: argparse.Namespace, description: CascadeDescription) -> di
     if args.lora_dir is None:
         return {}
     with loading():
-        from cv3jax.lora.folder import read_folder
+        from cv3jax.adapters.folder import read_folder
 
     return read_folder(args.lora_dir, description)
 

@@ -13,10 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from cv3jax.adapters import merging, trees
+from cv3jax.adapters.applied import Applied
 from cv3jax.cascade.memory import bytes_per_device
 from cv3jax.cascade.pipeline import Cascade
-from cv3jax.lora import merging, trees
-from cv3jax.lora.applied import Applied
 
 LoraSet = tuple[tuple[str, float], ...]  # (name, weight) of each, in order
 Leaves = dict[tuple[str, ...], dict[str, Any]]  # path of a kernel → leaves of an adapter

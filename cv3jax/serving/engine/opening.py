@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from cv3jax.adapters.applied import Applied
 from cv3jax.cascade import pipeline, preview
 from cv3jax.cascade.limits import wrong_tile
 from cv3jax.cascade.memory import bytes_per_device, planned
@@ -19,7 +20,6 @@ from cv3jax.cascade.stage_sampler import check_rows
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.distributed.mesh import batch_ways
-from cv3jax.lora.applied import Applied
 from cv3jax.serving.engine.adapters import ParamSets
 from cv3jax.serving.engine.compiling import check_room, text_shapes
 from cv3jax.serving.engine.lanes import Place

@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from cv3jax.adapters.given import MOST as MOST_LORAS
+from cv3jax.adapters.given import MOST_WEIGHT
 from cv3jax.cascade.sizes import MAX_SIDE, Size
-from cv3jax.lora.given import MOST as MOST_LORAS
-from cv3jax.lora.given import MOST_WEIGHT
 from data_pipeline.io.bounded_json import RECORDS, parse_json
 
 Reader = Callable[[Any], Any]

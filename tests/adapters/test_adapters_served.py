@@ -15,14 +15,14 @@ from PIL import Image
 from random_cascades import drawn
 from tiny_runs import compilations
 
+from cv3jax.adapters import formats, merging, trees
+from cv3jax.adapters.applied import Applied
+from cv3jax.adapters.folder import read_folder
 from cv3jax.cascade.memory import bytes_per_device
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import Size
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import serve
-from cv3jax.lora import formats, merging, trees
-from cv3jax.lora.applied import Applied
-from cv3jax.lora.folder import read_folder
 from cv3jax.serving.engine import compiling
 from cv3jax.serving.engine.adapters import ParamSets
 from cv3jax.serving.engine.lanes import STEP, TEXT

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from cv3jax.adapters import peft
+from cv3jax.adapters.applied import Applied, applied_to
+from cv3jax.adapters.given import LoraFile
 from cv3jax.checkpoints.description import CascadeDescription
-from cv3jax.lora import peft
-from cv3jax.lora.applied import Applied, applied_to
-from cv3jax.lora.given import LoraFile
 from data_pipeline.io.errors import InputError
 
 MOST = 64  # adapters

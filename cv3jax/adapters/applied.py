@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 
+from cv3jax.adapters import formats, merging, trees
+from cv3jax.adapters.adapter import Adapter
+from cv3jax.adapters.digest import digest_of
+from cv3jax.adapters.given import FLAG, LoraFile
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.checkpoints.description import CascadeDescription, StageDescription
 from cv3jax.checkpoints.description_checks import STAGES
-from cv3jax.lora import formats, merging, trees
-from cv3jax.lora.adapter import Adapter
-from cv3jax.lora.digest import digest_of
-from cv3jax.lora.given import FLAG, LoraFile
 from data_pipeline.io.errors import InputError
 
 

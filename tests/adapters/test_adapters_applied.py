@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 import cv3jax
+from cv3jax.adapters import formats
+from cv3jax.adapters.applied import applied_to
+from cv3jax.adapters.given import parse, parse_all
 from cv3jax.cascade.pipeline import load
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.streaming import walk
 from cv3jax.commands import lora_merge, sample, upscale
-from cv3jax.lora import formats
-from cv3jax.lora.applied import applied_to
-from cv3jax.lora.given import parse, parse_all
 from cv3jax.sampling import png_record
 from cv3jax.sampling.metadata import read_drawing
 from data_pipeline.io.errors import InputError

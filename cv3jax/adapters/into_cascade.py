@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from cv3jax.adapters import merging, trees
+from cv3jax.adapters.applied import Loras
 from cv3jax.checkpoints import cascades, manifest, streaming
 from cv3jax.checkpoints.streaming import Leaf
-from cv3jax.lora import merging, trees
-from cv3jax.lora.applied import Loras
 from cv3jax.weights.importing import copy_tokenizer, progress
 from data_pipeline.io.staging import appearing
 
