@@ -34,6 +34,16 @@ class Applied:
     file: str
     sha256: str
 
+    def tree(self, stage: StageDescription) -> dict[str, Any]:
+        """Return the tree of `merging`, with the weight in its scales.
+
+        All layers have one rank, so that kernels of one shape share a program.
+        """
+        bucket = trees.bucket_of(layer.rank for layer in self.adapter.layers.values())
+        return trees.to_tree(
+            self.adapter, stage, bucket=bucket, weight=self.weight, where=self.file
+        )
+
     def record(self) -> dict[str, Any]:
         """Return what a picture's record says of it."""
         return {
@@ -72,8 +82,7 @@ class Loras:
         """
         for one in self.applied:
             if one.weight:
-                stage = self.description.stages[one.stage]
-                tree = trees.to_tree(one.adapter, stage, weight=one.weight, where=one.file)
+                tree = one.tree(self.description.stages[one.stage])
                 _change(cascade.params[one.stage], tree)
         return cascade
 
