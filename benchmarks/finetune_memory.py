@@ -44,7 +44,7 @@ COLUMNS = (
     "hardware",
     "step",
     "program GB",
-    "encoders beside it GB",
+    "beside it GB",
     "both GB",
     "usable GB",
     "fits",

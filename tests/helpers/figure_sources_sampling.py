@@ -87,6 +87,25 @@ def large_pictures() -> Iterator[Saying]:
         yield where, each["revision"]
 
 
+def finetune_memory() -> Iterator[Saying]:
+    found, where = result("finetune_memory")["results"], "docs/scale/compile.md"
+    cards = {"rtx4090:1x1x1": "RTX 4090", "a10g:1x1x1": "A10G", "h100:1x1x1": "H100"}
+    for key, each in found.items():
+        run, topology, step = key.split(" ")
+        gb = [
+            f"{each[name] / 1e9:.1f}"
+            for name in (
+                "usable_bytes",
+                "peak_bytes_per_chip",
+                "beside_bytes_per_chip",
+                "total_bytes_per_chip",
+            )
+        ]
+        fits = "yes" if each["fits"] else "no"
+        yield where, row(run, cards[topology], gb[0], f"`{step}`", *gb[1:], fits)
+        yield where, each["revision"].rstrip("+")
+
+
 def expansion() -> Iterator[Saying]:
     found = result("docs/guides/expand")
     made, where = found["prompts"], "docs/guides/expand.md"
