@@ -10,6 +10,12 @@ Gb/s by 4.
 Sources for GPUs: NVIDIA's data sheets of the H100 SXM, H200 SXM and A100 SXM 80 GB. NVLink is half
 of their total of both directions. The network is that of NVIDIA's eight-GPU systems, which have one
 adapter of 400 Gb/s (A100: 200 Gb/s) per GPU.
+
+The RTX 4090 and the A10G have no NVLink: their link is PCIe 4.0 with 16 lanes, at 16 GT/s each. The
+RTX 4090's products are those with float32 sums (NVIDIA's Ada white paper, appendix A). Its network
+is an adapter of 10 Gb/s, which a machine for one or two cards has. The A10G's figures are those of
+its data sheet; its network is an eighth of the 100 Gb/s of an EC2 g5.48xlarge. Its memory is what
+the card reports, which is less than its 24 GB, because error correction takes a part.
 """
 
 import math
@@ -24,7 +30,7 @@ class Chip(NamedTuple):
     flops: float  # bfloat16, per second
     memory: float  # bytes
     bandwidth: float  # of the memory, bytes per second
-    # bytes per second in one direction: of one torus link, or of all of a GPU's NVLinks
+    # bytes per second in one direction: of one torus link, or of all of a GPU's links
     link: float
     axes: int  # of the torus; 0 for a switch
     ring: int  # an axis whose size is a multiple of this wraps around
@@ -43,6 +49,8 @@ CHIPS = {
     "h100": Chip("NVIDIA H100 SXM 80 GB", 989e12, 80e9, 3350e9, 450e9, 0, 0, 50e9),
     "h200": Chip("NVIDIA H200 SXM 141 GB", 989e12, 141e9, 4800e9, 450e9, 0, 0, 50e9),
     "a100": Chip("NVIDIA A100 SXM 80 GB", 312e12, 80e9, 2039e9, 300e9, 0, 0, 25e9),
+    "rtx4090": Chip("NVIDIA GeForce RTX 4090 24 GB", 165.2e12, 24e9, 1008e9, 31.5e9, 0, 0, 1.25e9),
+    "a10g": Chip("NVIDIA A10G 24 GB", 70e12, 23.6e9, 600e9, 31.5e9, 0, 0, 1.5625e9),
 }
 KINDS = {  # what JAX calls each (`device_kind`)
     "v5e": ("TPU v5 lite", "TPU v5e"),
@@ -51,8 +59,10 @@ KINDS = {  # what JAX calls each (`device_kind`)
     "h100": ("NVIDIA H100 80GB HBM3",),  # not the PCIe card, which is slower
     "h200": ("NVIDIA H200", "NVIDIA H200 141GB HBM3e"),
     "a100": ("NVIDIA A100-SXM4-80GB",),
+    "rtx4090": ("NVIDIA GeForce RTX 4090",),
+    "a10g": ("NVIDIA A10G",),
 }
-DOMAIN = 8  # GPUs behind one NVLink switch
+DOMAIN = 8  # GPUs of one machine, or behind one NVLink switch
 
 
 def chip_of(device_kind: str) -> Chip | None:
@@ -70,8 +80,8 @@ def group_bandwidth(chip: Chip, shape: tuple[int, ...], group: Sequence[tuple[in
     around, a group that fills the axis has both directions. So has a pair, because its other
     direction serves another pair. Any other group is a line, whose ends send one way only.
 
-    GPUs have NVLink as far as the group stays within the hosts of one partition that together have
-    eight GPUs. Otherwise they have the network.
+    GPUs have their links as far as the group stays within the hosts of one partition that together
+    have eight GPUs. Otherwise they have the network.
     """
     if len(set(group)) == 1:
         return math.inf

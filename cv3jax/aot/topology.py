@@ -1,4 +1,4 @@
-"""Describe hardware by name without having it: `v5e:16x16`, `v5p:8x8x4`, `h100:1x8x1`.
+"""Describe hardware by name without having it: `v5e:16x16`, `h100:1x8x1`, `rtx4090:1x1x1`.
 
 The results are devices that XLA compiles for. TPUs need libtpu, whose compiler runs on any machine.
 GPUs need JAX's CUDA plug-in and a description of the device, which is in launch/topologies

@@ -36,7 +36,7 @@ def parser() -> Parser:
         "--topology",
         required=True,
         metavar="CHIP:SHAPE",
-        help="the devices, such as v5e:16x16, v5p:8x8x4, v6e:8x8, h100:1x8x1",
+        help="the devices, such as v5e:16x16, v5p:8x8x4, h100:1x8x1, rtx4090:1x1x1",
     )
     made.add_argument(
         "--step",

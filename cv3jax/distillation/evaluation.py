@@ -109,6 +109,12 @@ class Bench:
                 names.append(f"w {w:g}: {name}")
         return contact_sheet(sheets, rows=names, columns=self.prompts)
 
+    def at_one_weight(self, latents: np.ndarray) -> np.ndarray:
+        """Return the pictures of latents at the middle one of the weights, [prompts, H, W, 3]."""
+        count, middle = len(self.prompts), len(self.weights) // 2
+        some = latents[middle * count : (middle + 1) * count]
+        return np.asarray(self._cascade.decode(jnp.asarray(some)))
+
 
 def references(
     path: Path,

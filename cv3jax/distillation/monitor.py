@@ -12,8 +12,8 @@ from cv3jax.distillation.evaluation import Bench
 from cv3jax.distillation.settings import RoundSettings
 from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import DivergedError
-from cv3jax.reports.pictures import save_png
 from cv3jax.training.metrics import read_lines
+from cv3jax.training.over_time import Preview, keep_preview
 from data_pipeline.io.bounded_json import parse_json
 from data_pipeline.io.errors import counted
 from data_pipeline.io.files import replacing
@@ -89,9 +89,12 @@ class Watch:
         picture = self.bench.picture(
             {"full": self._full, counted(self._round.steps, "step"): latents}
         )
+        # all processes decode
+        ours, theirs = (self.bench.at_one_weight(each) for each in (latents, self._full))
+        preview = Preview(picture, ours, self.bench.prompts, theirs)
         processes.barrier("evaluated")  # all processes have read the lines of earlier steps
         if processes.main():
-            save_png(self.directory / "previews" / f"step_{step:07d}.png", picture)
+            keep_preview(self.directory / "previews", step, preview)
             with replacing(self.directory / LINES) as temporary:
                 temporary.write_text("".join(json.dumps(each) + "\n" for each in (*before, line)))
         start = next((other["all"] for other in before if other["step"] == 0), None)

@@ -22,13 +22,14 @@ from cv3jax.distributed.mesh import replicated
 from cv3jax.distributed.partitioning import abstract, tree_specs
 from cv3jax.evaluation.image_metrics import psnr
 from cv3jax.models.vae import Autoencoder, posterior_sample
-from cv3jax.reports.pictures import contact_sheet, save_png
+from cv3jax.reports.pictures import contact_sheet
 from cv3jax.training.autoencoder_heldout import autoencoder_held_out
 from cv3jax.training.data import batch_like, by_size, loader, of_size, open_data
 from cv3jax.training.fixed_pictures import reference_of
 from cv3jax.training.heldout import open_held_out
 from cv3jax.training.measures import HeldOut, Pictures
 from cv3jax.training.memory_plan import compiled_and_announced, held
+from cv3jax.training.over_time import Preview, keep_preview
 from cv3jax.training.previews import first_images
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import MeshPlan, mesh_plan
@@ -93,7 +94,9 @@ class AutoencoderStage:
         like = batch_like(self._settings, self._mesh.mesh)
         batches = [of_size(like, size) for size in self.data.sizes]
         programs = [(self._program.train, (self.like, kept, batch)) for batch in batches]
-        compiled = compiled_and_announced(programs, self.like, kept, max(batches, key=held))
+        compiled = compiled_and_announced(
+            programs, self.like, {"perceptual": kept}, max(batches, key=held)
+        )
         self._compiled = dict(zip(self.data.sizes, compiled, strict=True))
 
     def step(self, state: Any, batch: dict) -> tuple[Any, dict]:
@@ -102,15 +105,15 @@ class AutoencoderStage:
 
     def preview(self, directory: Path) -> Callable[[Any, int], np.ndarray]:
         """Return a function (ema, step) that writes a sheet of images and their round trips."""
-        images = first_images(self._records, self._settings.data.image_size, 8)
+        some = list(itertools.islice(readable(self._records), 8))
+        images = first_images(some, self._settings.data.image_size, 8)
+        captions = [record["caption"] for record in some]
 
         def show(ema, step):
-            sheet = contact_sheet(
-                [images, np.asarray(self._decode(ema, images))], rows=("image", "round trip")
-            )
-            return (
-                save_png(directory / f"step_{step:07d}.png", sheet) if processes.main() else sheet
-            )
+            again = np.asarray(self._decode(ema, images))
+            sheet = contact_sheet([images, again], rows=("image", "round trip"))
+            preview = Preview(sheet, again, captions, images)
+            return keep_preview(directory, step, preview) if processes.main() else sheet
 
         return show
 

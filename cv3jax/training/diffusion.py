@@ -14,7 +14,6 @@ from cv3jax.checkpoints import cascades, newest
 from cv3jax.checkpoints.description import TextDescription, VaeDescription
 from cv3jax.distributed import processes
 from cv3jax.distributed.batches import placer
-from cv3jax.reports.pictures import save_png
 from cv3jax.training.data import by_size, loader, of_size, open_data
 from cv3jax.training.diffusion_heldout import stage_held_out
 from cv3jax.training.feature_cache import Arrays, arrays, open_feature_cache, prepare_of
@@ -24,6 +23,7 @@ from cv3jax.training.heldout import open_held_out
 from cv3jax.training.heldout_losses import LevelLosses, stage_losses
 from cv3jax.training.measures import HeldOut, Pictures
 from cv3jax.training.memory_plan import compiled_and_announced, held
+from cv3jax.training.over_time import keep_preview
 from cv3jax.training.previews import base_preview, relay_preview
 from cv3jax.training.programs import (
     DiffusionPrograms,
@@ -116,10 +116,8 @@ class DiffusionStage:
             for pair in ((one.encode, encode_args(one)), (one.train, train_args(one)))
         ]
         largest = max(sizes.values(), key=lambda one: held(one.batch))
-        batches, frozen = (
-            (largest.batch, train_args(largest)[2]),
-            (self._frozen.params, self._aside),
-        )
+        batches = (largest.batch, train_args(largest)[2])
+        frozen = {**self._frozen.params, **self._aside}
         made = compiled_and_announced(pairs, self.like, frozen, batches)
         both = zip(made[::2], made[1::2], strict=True)
         self._compiled = dict(zip(sizes, both, strict=True))
@@ -150,12 +148,8 @@ class DiffusionStage:
 
         def save(ema, step):
             now = cascade.with_params(settings.stage, self._weights(ema))
-            picture = show(now, settings, self._records)
-            return (
-                save_png(directory / f"step_{step:07d}.png", picture)
-                if processes.main()
-                else picture
-            )
+            preview = show(now, settings, self._records)
+            return keep_preview(directory, step, preview) if processes.main() else preview.sheet
 
         return save
 

@@ -10,6 +10,7 @@ from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.stage_sampler import fold
 from cv3jax.diffusion.pixels import down2, to_pixels, to_uint8, up2
 from cv3jax.reports.pictures import contact_sheet
+from cv3jax.training.over_time import Preview
 from cv3jax.training.settings import StageSettings
 from data_pipeline.loading.damaged import readable
 from data_pipeline.loading.loader import make_loader
@@ -26,8 +27,8 @@ def preview_prompts(settings: StageSettings, records: RecordSource) -> list[str]
     return [record["caption"] for record in itertools.islice(readable(records), CAPTIONS)]
 
 
-def base_preview(cascade: Cascade, settings: StageSettings, records: RecordSource) -> np.ndarray:
-    """Return a sheet of pictures for the recipe's prompts or the data's captions."""
+def base_preview(cascade: Cascade, settings: StageSettings, records: RecordSource) -> Preview:
+    """Return pictures for the recipe's prompts or the data's captions, and a sheet of them."""
     prompts = preview_prompts(settings, records)
     keys = jax.vmap(jax.random.key)(jnp.arange(len(prompts)))
     images = cascade.decode(
@@ -38,13 +39,13 @@ def base_preview(cascade: Cascade, settings: StageSettings, records: RecordSourc
             cascade.noise(keys, settings.data.whole_side),
         )
     )
-    return contact_sheet([images], columns=prompts)
+    return Preview(contact_sheet([images], columns=prompts), images, prompts)
 
 
-def relay_preview(cascade: Cascade, settings: StageSettings, records: RecordSource) -> np.ndarray:
-    """Return a sheet with the steps of a relay pass over real images.
+def relay_preview(cascade: Cascade, settings: StageSettings, records: RecordSource) -> Preview:
+    """Return what a relay makes of real images, and a sheet with the steps of its pass.
 
-    They are the images shrunk to half and enlarged, the autoencoder's round trip of these, the
+    The steps are the images shrunk to half and enlarged, the autoencoder's round trip of these, the
     relay's results, and the originals.
     """
     some, side = list(itertools.islice(readable(records), 6)), settings.data.whole_side
@@ -57,9 +58,10 @@ def relay_preview(cascade: Cascade, settings: StageSettings, records: RecordSour
         cascade.stage(settings.stage, cascade.text(captions), own, cascade.noise(own, side), low)
     )
     rows = [np.asarray(to_uint8(low_pixels)), cascade.decode(low), images, real]
-    return contact_sheet(
+    sheet = contact_sheet(
         rows, rows=("half size, enlarged", "round trip", "relay", "original"), columns=captions
     )
+    return Preview(sheet, images, captions, real)
 
 
 def first_images(records, side: int, count: int) -> np.ndarray:

@@ -54,6 +54,7 @@ from data_pipeline.loading.order import Rows, epochs, mix, mixed
 from data_pipeline.loading.settings import LoaderSettings
 from data_pipeline.loading.usable import usable
 from data_pipeline.records.records import Record, open_records
+from data_pipeline.records.repeats import repeated
 
 Tokenize = Callable[[list[str]], np.ndarray]  # N captions → int32 [N, L]
 Prepare = Callable[[Sequence[Record], int, np.random.Generator, Size], dict[str, np.ndarray | str]]
@@ -147,6 +148,7 @@ def make_loader(
         records: a dataset's directory, a sequence of records (such as `open_records` returns), or a
             mixture of datasets. In a mixture, every stretch of the order contains each dataset in
             its share, and each runs through its own epochs without missing or repeating a record.
+            A dataset with a `repeats.npy` has each record that often in an epoch.
         settings: the content and the order of the batches.
         tokenize: captions → tokens; None leaves `tokens` out, for training on images alone.
         rows: the rows of each batch that this host reads, ascending; None: all. However the rows
@@ -204,7 +206,7 @@ def _streams(
     """Return the picks of each batch size, in order, and the share of each size."""
     seed, shuffle, square = settings.seed, settings.shuffle, (settings.image_size,) * 2
     whole = [
-        (Cell(number, part, usable(part, settings.min_side)), weight)
+        (Cell(number, part, repeated(part, usable(part, settings.min_side))), weight)
         for number, (part, weight) in enumerate(zip(parts, weights, strict=True))
     ]
     if settings.buckets:

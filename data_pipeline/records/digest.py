@@ -9,6 +9,7 @@ from typing import Any
 from data_pipeline.io.bounded_json import load_json
 from data_pipeline.io.errors import InputError
 from data_pipeline.records.records import Record, RecordSource, open_records
+from data_pipeline.records.repeats import read_repeats
 
 SAMPLED = 64  # records that are read, evenly spaced
 FIELDS = ("key", "sha256", "caption", "recaption")  # the fields of a record in its digest
@@ -17,15 +18,17 @@ FIELDS = ("key", "sha256", "caption", "recaption")  # the fields of a record in 
 def dataset_content(directory: str | Path) -> dict[str, Any]:
     """Return what identifies a dataset of records, as JSON.
 
-    It is a digest of the names, sizes and numbers of records of the shards, and one digest for each
-    of some records, None for a record that cannot be read. Raises InputError as `open_records`
-    does.
+    It is a digest of the names, sizes and numbers of records of the shards, one digest for each of
+    some records, None for a record that cannot be read, and one of the records' repeats where they
+    have some. Raises InputError as `open_records` does.
     """
     path, records = Path(directory), open_records(directory)
     chosen = sorted({i * (len(records) - 1) // (SAMPLED - 1) for i in range(SAMPLED)})
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         sampled = list(pool.map(lambda i: _record_digest(records, i), chosen))
-    return {"shards": json_digest([_sizes(path), list(records.lengths)]), "sampled": sampled}
+    found = {"shards": json_digest([_sizes(path), list(records.lengths)]), "sampled": sampled}
+    repeats = read_repeats(path, len(records))
+    return found if repeats is None else {**found, "repeats": json_digest(repeats.tolist())}
 
 
 def cache_content(directory: str | Path) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def make_record(
 
 
 _OWN_FILES = re.compile(
-    rf"\d+\.writing|{NAME}-.*\.array_record-.*|.*\.json(\.incomplete.*)?|sizes\.npy.*"
+    rf"\d+\.writing|{NAME}-.*\.array_record-.*|.*\.json(\.incomplete.*)?|(sizes|repeats)\.npy.*"
 )
 
 

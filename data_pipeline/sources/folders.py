@@ -75,7 +75,7 @@ def _spelled(path: Path, kind: str) -> list[Path]:
     return [path.with_suffix(f".{s}") for s in (kind, kind.upper(), kind.title())]
 
 
-def _beside(path: Path, kind: str) -> Path | None:
+def beside_of(path: Path, kind: str) -> Path | None:
     """Return the file of that kind beside `path`, or None."""
     for p in _spelled(path, kind):
         # a dangling link counts as a file that cannot be read
@@ -112,8 +112,8 @@ def read_files(root: Path, images: list[Path], captions_alone: set[Path]) -> Ite
         try:
             image = read_image(path, inside)
             for kind in ("txt", "json"):
-                if beside := _beside(path, kind):
-                    texts[kind] = _read(beside, items.MAX_TEXT_BYTES, inside)[1]
+                if beside := beside_of(path, kind):
+                    texts[kind] = read_text(beside, inside)
             yield make_item(key, image, texts)
         except UnusableError as e:
             yield Skip(key, e.reason, e.detail)
@@ -161,6 +161,11 @@ def read_image(path: Path, inside: Path) -> Image:
     """
     real, data = _read(path, items.MAX_IMAGE_BYTES, inside)
     return Image(data, Place(str(real), 0, len(data)))
+
+
+def read_text(path: Path, inside: Path) -> bytes:
+    """Return the bytes of a text file. Raises UnusableError as `read_image` does."""
+    return _read(path, items.MAX_TEXT_BYTES, inside)[1]
 
 
 def _read(path: Path, limit: int, inside: Path) -> tuple[Path, bytes]:

@@ -26,6 +26,7 @@ from data_pipeline.io.errors import InputError
 pytestmark = pytest.mark.usefixtures("full_compiles")
 
 LAYERS, WIDTH, ROWS = 4, 1024, 512
+GPUS = ("h100:1x8x1", "h200:1x1x8", "a100:1x8x1", "rtx4090:1x1x8", "a10g:1x8x1")
 PEAK = {chip.title: chip.flops for chip in CHIPS.values()}
 
 
@@ -160,7 +161,7 @@ def test_where_the_tpu_compiler_runs_out_its_figure_is_the_peak(no_cache):
 
 
 @pytest.mark.gpu_compile
-@pytest.mark.parametrize("name", ["h100:1x8x1", "h200:1x1x8", "a100:1x8x1"])
+@pytest.mark.parametrize("name", GPUS)
 def test_a_gpu_program(name, no_cache):
     where = topology.load(name)
     assert len(where.devices) == 8

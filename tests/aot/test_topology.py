@@ -7,7 +7,7 @@ import pytest
 from jax.experimental import topologies
 
 from cv3jax.aot import topology
-from cv3jax.aot.chips import CHIPS, group_bandwidth
+from cv3jax.aot.chips import CHIPS, chip_of, group_bandwidth
 from cv3jax.aot.collectives import Collective
 from cv3jax.aot.roofline import Roofline, chip_hours, mfu_bound, roofline
 from data_pipeline.io.errors import InputError
@@ -24,6 +24,8 @@ from data_pipeline.io.errors import InputError
         ("v6e:8x16", (8, 16)),
         ("h100:1x8x1", (1, 8, 1)),
         ("a100:2x4x8", (2, 4, 8)),
+        ("rtx4090:1x1x1", (1, 1, 1)),
+        ("a10g:1x1x8", (1, 1, 8)),
     ],
 )
 def test_names(name, shape):
@@ -81,6 +83,8 @@ def test_each_gpu_has_a_description_of_its_memory():
             described = (topology.descriptions() / f"{name}.textproto").read_text()
             size = int(described.split("device_memory_size: ")[1].split()[0])
             assert chip.memory <= size < 1.1 * chip.memory
+            bandwidth = float(described.split("memory_bandwidth: ")[1].split()[0])
+            assert bandwidth == pytest.approx(chip.bandwidth, rel=1e-3)
 
 
 def block(*sizes):
@@ -119,6 +123,19 @@ def test_gpus_have_nvlink_within_a_partition_and_eight():
         group_bandwidth(h100, (2, 4, 8), block(*sizes)) for sizes in ((1, 1, 8), (1, 2, 1))
     ] == [450e9, 50e9]
     assert group_bandwidth(h100, (4, 2, 1), block(4, 1, 1)) == 50e9
+
+
+def test_cards_without_nvlink_have_pcie_within_a_machine():
+    for name, network in (("rtx4090", 1.25e9), ("a10g", 100e9 / 8 / 8)):
+        chip = CHIPS[name]
+        assert group_bandwidth(chip, (1, 1, 8), block(1, 1, 8)) == 31.5e9
+        assert group_bandwidth(chip, (2, 1, 4), block(2, 1, 1)) == network
+
+
+def test_a_card_is_found_by_the_name_that_jax_has_for_it():
+    assert chip_of("NVIDIA GeForce RTX 4090") is CHIPS["rtx4090"]
+    assert chip_of("NVIDIA A10G") is CHIPS["a10g"]
+    assert chip_of("NVIDIA GeForce RTX 4090 D") is None
 
 
 def moved(groups, wire=1e9, times=10):

@@ -156,7 +156,13 @@ def test_json_is_checked_before_the_work(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "program", [["-m", "data_pipeline.cli", "pack"], ["examples/emoji/draw.py"]], ids=str
+    "program",
+    [
+        ["-m", "data_pipeline.cli", "pack"],
+        ["examples/emoji/draw.py"],
+        ["examples/stamps/collect.py"],
+    ],
+    ids=str,
 )
 def test_a_wrong_flag_is_one_line(program):
     done = subprocess.run(

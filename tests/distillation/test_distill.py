@@ -60,9 +60,13 @@ def test_every_round_is_kept_and_stands_in_the_tables(stage):
             0,
             tiny_runs.UPDATES,
         ]
-        assert {path.name for path in (place / "previews").iterdir()} == {
-            f"step_{n:07d}.png" for n in (0, tiny_runs.UPDATES)
+        steps = {f"step_{n:07d}.png" for n in (0, tiny_runs.UPDATES)}
+        assert {path.name for path in (place / "previews").glob("*.png")} == {
+            *steps,
+            "contact_sheet.png",
         }
+        (row,) = (place / "previews" / "rows").iterdir()
+        assert {path.name for path in row.iterdir()} == steps
         assert hashes(place / "cascade" / stage) == hashes(place / "best")
     assert hashes(run.workdir / "cascade" / stage) == hashes(place / "best")
     rows = tiny_runs.read_json(run.workdir / "quality.json")["rows"]
@@ -110,8 +114,13 @@ def test_what_is_kept_and_what_is_said_of_it_are_one_look_s(tmp_path):
         def distances(self, latents, full):
             return {"all": far[int(latents)]}
 
+        prompts = ("a star",)
+
         def picture(self, rows):
             return np.zeros((8, 8, 3), np.uint8)
+
+        def at_one_weight(self, latents):
+            return np.zeros((1, 8, 8, 3), np.uint8)
 
     def look(*steps):
         watch = Watch(

@@ -45,8 +45,8 @@ def test_a_run_leaves_curves_a_preview_checkpoints_and_a_cascade(stage):
     lines = read_lines(run.workdir / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert all(np.isfinite(value) for line in lines for value in line.values())
-    assert [path.name for path in (run.workdir / "previews").glob("*")] == (
-        ["step_0000006.png"] if stage in tiny_runs.PREVIEWED else []
+    assert sorted(path.name for path in (run.workdir / "previews").glob("*")) == (
+        ["contact_sheet.png", "rows", "step_0000006.png"] if stage in tiny_runs.PREVIEWED else []
     )
     assert sorted(path.name for path in (run.workdir / "checkpoints").iterdir()) == ["3", "6"]
     parts = {
@@ -189,7 +189,7 @@ def test_the_scenes_relay_trains_on_quarters_and_draws_whole_pictures(tmp_path):
         "base": 32,
         "relay": 64,
     }
-    with Image.open(next((run / "previews").glob("*.png"))) as sheet:
+    with Image.open(next((run / "previews").glob("step_*.png"))) as sheet:
         assert sheet.height > 4 * 64  # four rows of whole pictures
 
 

@@ -1,0 +1,105 @@
+"""Captions and repeats of the pictures of a folder: from .txt files, and from folders' names.
+
+A folder `10_red_teapot` says that its pictures occur ten times in an epoch, and names them "red
+teapot" where they have no .txt files. A folder `red_teapot` names them alone. An underscore in a
+name stands for a blank. A number that begins with 0, as in `00_symbols`, is an order of folders: it
+says nothing of repeats, and is no part of the caption. What counts is the folder that a picture
+lies in, not those above it.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cv3jax.lora.picture_settings import MOST_REPEATS, PictureSettings
+from data_pipeline.io.errors import InputError
+from data_pipeline.sources.folders import UnusableError, beside_of, read_text
+from data_pipeline.sources.items import MAX_CAPTION
+from data_pipeline.sources.texts import TextError, decode_text, tidy
+
+_NUMBERED = re.compile(r"(\d+)_(.*)", re.DOTALL)
+
+
+class Captioned(NamedTuple):
+    """A picture's file, its caption, and how often it occurs in an epoch."""
+
+    path: Path
+    caption: str
+    repeats: int
+
+
+def captioned(root: Path, pictures: Sequence[Path], settings: PictureSettings) -> list[Captioned]:
+    """Return the pictures with captions and repeats, in order.
+
+    root: the folder that is given; its own name is a caption only with caption_from = folder.
+
+    Raises:
+        InputError: a picture has no caption, its .txt cannot be used, or its folder's number is not
+            1..MOST_REPEATS.
+        OSError: the machine fails.
+    """
+    texts = {path: beside_of(path, "txt") for path in pictures}
+    with_texts = {path.parent for path, text in texts.items() if text}
+    found, source_of_all = [], settings.caption_from
+    for path in pictures:
+        above = path.parent == root and source_of_all != "folder"
+        repeats, words = (None, "") if above else _of_name(path.parent)
+        source = source_of_all
+        if source == "auto":
+            source = "txt" if above or path.parent in with_texts else "folder"
+        if source == "txt":
+            caption = _first_line(path, texts[path], root)
+        elif not (caption := words):
+            raise InputError(
+                f"{path} has no caption: the name of its folder has no words; name it as in"
+                " 10_red_teapot, or give pictures.caption_from=txt and .txt files"
+            )
+        caption = _triggered(caption, settings.trigger)
+        if len(caption) > MAX_CAPTION:
+            raise InputError(
+                f"{path}: its caption has {len(caption):,} characters; give at most {MAX_CAPTION:,}"
+            )
+        found.append(Captioned(path, caption, repeats or settings.repeats))
+    return found
+
+
+def _of_name(folder: Path) -> tuple[int | None, str]:
+    """Return (the repeats that a folder's name gives, or None, and its words)."""
+    name, repeats = folder.resolve().name, None
+    numbered = _NUMBERED.fullmatch(name)
+    if numbered:
+        digits, name = numbered.groups()
+        ordering = len(digits) > 1 and digits.startswith("0")
+        if len(digits) > 9 or not (ordering or 1 <= int(digits) <= MOST_REPEATS):
+            raise InputError(
+                f"{folder}: its name says that its pictures occur {digits[:20]} times in an epoch;"
+                f" give a number in 1..{MOST_REPEATS}, or a name without one"
+            )
+        repeats = None if ordering else int(digits)
+    return repeats, tidy(" ".join(name.replace("_", " ").split()))
+
+
+def _first_line(picture: Path, text: Path | None, root: Path) -> str:
+    """Return the first line of a picture's .txt."""
+    if text is None:
+        raise InputError(
+            f"{picture} has no caption: there is no {picture.with_suffix('.txt').name} beside it;"
+            " write one, or put the picture into a folder that has no .txt and whose name is the"
+            " caption, such as 10_red_teapot"
+        )
+    try:
+        lines = tidy(decode_text(read_text(text, root.resolve()))).splitlines()
+    except TextError as e:
+        raise InputError(f"{text}: {e}") from e
+    except UnusableError as e:
+        raise InputError(f"{text}: {e.reason} ({e.detail})") from e
+    if not lines or not (line := tidy(lines[0])):
+        raise InputError(f"{text} is empty; write the picture's caption into its first line")
+    return line
+
+
+def _triggered(caption: str, trigger: str) -> str:
+    """Return the caption with the trigger before it, once."""
+    starts = f"{caption} ".casefold().startswith(f"{trigger} ".casefold())
+    return caption if not trigger or starts else f"{trigger} {caption}"

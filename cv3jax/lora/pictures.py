@@ -1,0 +1,254 @@
+"""A folder of pictures as the records of a fine-tune: WORKDIR/pictures.
+
+The records are written once, and again where the folder, its captions or the settings have changed.
+They appear when all are written. Pictures keep their bytes; training sees transparent ones on
+white, as every decoder of this package shows them.
+
+Class pictures (DreamBooth, arXiv 2208.12242) follow the pictures in the same records. Repeats give
+both their shares: over an epoch the loss is that of the pictures plus `prior_weight` times that of
+the class pictures, divided by 1 + `prior_weight`.
+"""
+
+import concurrent.futures
+import fractions
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cv3jax.lora.folder_captions import Captioned, captioned
+from cv3jax.lora.picture_checks import Facts, is_transparent, oddities
+from cv3jax.lora.picture_settings import PictureSettings
+from data_pipeline.images.decode import MAX_ASPECT
+from data_pipeline.io.errors import InputError, counted, naming, raise_machine
+from data_pipeline.io.files import json_bytes, read_json
+from data_pipeline.io.progress import bar, say
+from data_pipeline.io.terminal import visible
+from data_pipeline.records.records import Record, RecordWriter, make_record, open_records
+from data_pipeline.records.repeats import write_repeats
+from data_pipeline.sources.folders import UnusableError, list_files, read_image
+
+RECORDS, MADE_OF = "pictures", "pictures.json"  # in the workdir; in the records' directory
+FORMAT = 1
+MOST_PICTURES = 100_000
+_SHARD = 256  # pictures a shard, which is also what a feature cache resumes at
+_THREADS = min(8, os.cpu_count() or 1)
+_FINEST = 1000  # the largest denominator of the ratio of repeats
+
+
+class Seen(NamedTuple):
+    """What a stage sees of a picture: the side of its crop, and the least side, in pixels."""
+
+    image_size: int
+    min_side: int = 0
+
+
+class Prior(NamedTuple):
+    """The first `count` class pictures of a folder, by name; all of them have one caption."""
+
+    folder: Path
+    caption: str
+    count: int
+
+
+class _Entry(NamedTuple):
+    """A picture to be written."""
+
+    path: Path
+    inside: Path  # the folder that it may not leave by a link
+    key: str
+    caption: str
+    repeats: int  # of its folder or of the settings
+
+
+def records_of(
+    pictures: Path,
+    workdir: Path,
+    settings: PictureSettings,
+    seen: Seen,
+    prior: Prior | None = None,
+) -> Path:
+    """Return WORKDIR/pictures, the records of a folder of pictures, after writing what is missing.
+
+    A picture's caption and repeats are those of `folder_captions`. When they are written, one line
+    each on stderr says what is odd about the pictures.
+
+    Raises:
+        InputError: there is no such folder or no picture in it; a picture cannot be read, is longer
+            than 8:1, or has no caption; or the records cannot be written.
+        OSError: the machine fails; the same command starts over.
+    """
+    found, alone = _listed(pictures)
+    chosen = _own(pictures, captioned(pictures, found, settings))
+    others = [] if prior is None else _of_class(prior)
+    out, weight = workdir / RECORDS, settings.prior_weight
+    made_of = _made_of(chosen, others, weight)
+    if (out / MADE_OF).is_file():
+        if not (why := _changed(out, made_of)):
+            return out
+        say(f"cv3jax: {out} is written again: {why}")
+    if alone:
+        names = ", ".join(visible(path.name, 80) for path in alone[:3])
+        more = ", …" if len(alone) > 3 else ""
+        say(f"cv3jax: {counted(len(alone), '.txt file')} without a picture: {names}{more}")
+    own, each = shares([one.repeats for one in chosen], len(others), weight)
+    repeats = own + [each] * len(others)
+    lines = _write(out, [*chosen, *others], len(chosen), repeats, seen, made_of)
+    for line in lines:
+        say(f"cv3jax: {line}")
+    said = f"{counted(len(chosen), 'picture')}, which an epoch has {sum(own):,} times in all"
+    if others:
+        said += f", and {counted(len(others), 'class picture')}, {each * len(others):,} times"
+    say(f"cv3jax: {out}: {said}")
+    return out
+
+
+def shares(repeats: Sequence[int], others: int, weight: float) -> tuple[list[int], int]:
+    """Return how often an epoch has each picture, and each of the `others` class pictures.
+
+    Of the ratios that whole numbers allow, that of all class pictures to all pictures is the
+    nearest to `weight`. Without class pictures the repeats stay.
+    """
+    if not others:
+        return list(repeats), 0
+    ratio = fractions.Fraction(weight) * sum(repeats) / others
+    ratio = max(ratio.limit_denominator(_FINEST), fractions.Fraction(1, _FINEST))
+    return [n * ratio.denominator for n in repeats], ratio.numerator
+
+
+def _listed(root: Path) -> tuple[list[Path], list[Path]]:
+    """Return the pictures below a folder, and the .txt files without one."""
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise InputError(f"--pictures {root} {what}; give a folder of pictures with captions")
+    pictures, alone = list_files(root)
+    if not pictures:
+        raise InputError(f"--pictures {root} has no pictures; give a folder that has some")
+    if len(pictures) > MOST_PICTURES:
+        raise InputError(
+            f"--pictures {root} has {len(pictures):,} pictures, and may have {MOST_PICTURES:,};"
+            " pack them with cv3jax data pack, and give --config.data.path"
+        )
+    return pictures, sorted(alone)
+
+
+def _own(root: Path, some: list[Captioned]) -> list[_Entry]:
+    inside = root.resolve()
+    return [
+        _Entry(one.path, inside, one.path.relative_to(root).as_posix(), one.caption, one.repeats)
+        for one in some
+    ]
+
+
+def _of_class(prior: Prior) -> list[_Entry]:
+    inside = prior.folder.resolve()
+    return [
+        _Entry(path, inside, f"class pictures/{path.name}", prior.caption, 1)
+        for path in sorted(prior.folder.glob("*.png"))[: prior.count]
+    ]
+
+
+def _made_of(chosen: list[_Entry], others: list[_Entry], weight: float) -> dict[str, Any]:
+    """Return what the records are made of; they are written again where it changes."""
+
+    def described(some: list[_Entry]) -> dict[str, Any]:
+        total = hashlib.sha256()
+        for one in some:
+            stamp = ()
+            try:
+                status = one.path.stat()
+                stamp = (status.st_size, status.st_mtime_ns)
+            except OSError as e:  # reading the picture says what is wrong with it
+                raise_machine(e, one.path)
+            line = f"{one.key!r} {stamp} {one.caption!r} {one.repeats}\n"
+            total.update(line.encode(errors="surrogateescape"))
+        return {"count": len(some), "sha256": total.hexdigest()}
+
+    return {
+        "format": FORMAT,
+        "pictures": described(chosen),
+        "class_pictures": described(others),
+        "prior_weight": float(weight) if others else None,
+    }
+
+
+def _changed(out: Path, now: dict[str, Any]) -> str:
+    """Return why records have to be written again, or ""."""
+    try:
+        kept = read_json(out / MADE_OF)
+        if kept == now:
+            open_records(out)
+            return ""
+    except InputError as e:
+        return str(e)
+    if kept.get("pictures") == now["pictures"]:
+        return "the class pictures or their weight have changed"
+    before, after = (
+        one["pictures"].get("count") if isinstance(one.get("pictures"), dict) else None
+        for one in (kept, now)
+    )
+    if isinstance(before, int) and before != after:
+        return f"the folder had {counted(before, 'picture')}, and now has {after:,}"
+    return "the folder's pictures, captions or repeats have changed"
+
+
+def _write(
+    out: Path,
+    every: list[_Entry],
+    own: int,
+    repeats: list[int],
+    seen: Seen,
+    made_of: dict[str, Any],
+) -> list[str]:
+    """Write the records, of which the first `own` are no class pictures. Returns oddities."""
+    shards = -(-len(every) // _SHARD)
+    facts: list[Facts] = []
+    with RecordWriter(out, shards=shards, overwrite=True) as writer:
+        with bar(len(every), "read the pictures", "picture") as shown:
+            for record, transparent in _records(every):
+                writer.write(record)
+                shown.update()
+                sizes = (record["height"], record["width"])
+                hashes = (record["sha256"], int(record["phash"], 16))
+                facts.append(Facts(record["key"], *sizes, *hashes, transparent))
+        lines = oddities(
+            facts[:own],
+            lambda i: read_image(every[i].path, every[i].inside).data,
+            seen.image_size,
+            seen.min_side,
+        )
+        # in the order of the records: one shard after the other
+        places = [k for shard in range(shards) for k in range(shard, len(every), shards)]
+        write_repeats(writer.staging, [repeats[k] for k in places])
+        with naming(writer.staging / MADE_OF):
+            (writer.staging / MADE_OF).write_bytes(json_bytes(made_of))
+    return lines
+
+
+def _records(every: list[_Entry]) -> Iterator[tuple[Record, bool]]:
+    """Yield the record of each picture, and whether it is transparent in parts, in order."""
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(every), 8 * _THREADS):  # few are in memory at a time
+            yield from pool.map(_record, every[start : start + 8 * _THREADS])
+
+
+def _record(one: _Entry) -> tuple[Record, bool]:
+    """Return a picture's record. Raises InputError, which names it, where it cannot be used."""
+    try:
+        f"{one.key}{one.caption}".encode()
+    except UnicodeEncodeError as e:
+        raise InputError(f"{one.path}: its name is not valid UTF-8; rename it") from e
+    try:
+        data = read_image(one.path, one.inside).data
+        record = make_record(data, one.caption, key=one.key)
+        transparent = is_transparent(data)
+    except UnusableError as e:
+        raise InputError(f"{one.path} cannot be read: {e.reason} ({e.detail})") from e
+    except InputError as e:
+        raise InputError(f"{one.path} cannot be read: {e}; replace it or remove it") from e
+    short, long = sorted((record["width"], record["height"]))
+    if long > MAX_ASPECT * short:
+        size = f"{record['width']}×{record['height']}"
+        raise InputError(f"{one.path} is {size}, longer than {MAX_ASPECT}:1; crop it")
+    return record, transparent
