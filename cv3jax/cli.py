@@ -58,6 +58,20 @@ COMMANDS = {
         "cv3jax.commands.convert",
         "convert released PyTorch weights to a checkpoint, or trained weights back",
     ),
+    "lora merge": ("cv3jax.commands.lora_merge", "a checkpoint with LoRA adapters in its weights"),
+    "lora extract": (
+        "cv3jax.commands.lora_extract",
+        "a full fine-tune as a LoRA adapter, by singular values",
+    ),
+    "lora inspect": (
+        "cv3jax.commands.lora_inspect",
+        "what is in a LoRA file: format, ranks, norms, header",
+    ),
+    "lora compare": ("cv3jax.commands.lora_compare", "how alike two LoRA adapters are, by layer"),
+    "lora convert": (
+        "cv3jax.commands.lora_convert",
+        "a LoRA file into kohya's, diffusers' or PEFT's format, or back",
+    ),
     "train": ("cv3jax.commands.train", "train one stage from a recipe, or resume its run"),
     "finetune": (
         "cv3jax.commands.finetune",
@@ -78,6 +92,9 @@ COMMANDS = {
 GROUPS = {
     "Draw": ("sample", "upscale", "serve", "bench-serve", "quickstart", "convert"),
     "Train": ("train", "finetune", "distill", "compile", "config"),
+    "Adapters": tuple(
+        f"lora {name}" for name in ("merge", "extract", "inspect", "compare", "convert")
+    ),
     "Evaluate": (
         *("evaluate", "ablate", "tables"),
         *(f"judge-people {name}" for name in ("serve", "analyse", "plan", "export")),

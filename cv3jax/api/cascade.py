@@ -16,7 +16,6 @@ from cv3jax.api.environment import value_errors
 from cv3jax.api.fitting import Fitting
 from cv3jax.api.functions import Functions, functions_of
 from cv3jax.api.keywords import naming_keywords
-from cv3jax.api.recording import Recorder
 from cv3jax.api.result import Pictures
 from cv3jax.api.steps import Callback
 from cv3jax.api.watching import Watching
@@ -52,6 +51,7 @@ class Cascade:
         mesh: Any = None,
         dtype: str | None = None,
         attention: str = "auto",
+        lora: str | Path | Sequence[str | Path] = (),
     ) -> "Cascade":
         """Return the cascade at `source`, loaded onto the devices.
 
@@ -62,13 +62,13 @@ class Cascade:
                 such as "data=2,fsdp=4"; None is one device.
             dtype: "float32" or "bfloat16", in which all parts compute; None is the checkpoint's.
             attention: the UNets' kernel: "auto", "xla", "cudnn", "splash" or "heads".
+            lora: adapters of any format as --lora takes them, "FILE" or "relay=FILE:0.8".
 
         Raises:
-            ValueError: there is no such cascade, a part of it is missing or damaged, or the
-                devices do not allow the mesh or the attention.
+            ValueError: there is no such cascade or adapter, a part of it is missing or damaged, or
+                the devices do not allow the mesh or the attention.
         """
-        engine, place = loading.load(source, mesh, dtype, attention)
-        return cls(engine, place, Recorder(place, engine.description, dtype))
+        return cls(*loading.load(source, mesh, dtype, attention, lora))
 
     @property
     def description(self) -> CascadeDescription:
@@ -223,8 +223,7 @@ class Cascade:
     ) -> jax.Array:
         """Return the base stage's latents [B, h, w, z] for text features [B, L, C].
 
-        size: of its pictures; None is the trained one. seed: of every picture, or one for each. The
-        others are as for calling the cascade.
+        size: of its pictures; None: as trained. seed: of all, or of each. Others as for a call.
         """
         settings = arguments.settings_of_one(steps, guidance, eta)
         with value_errors():
@@ -249,7 +248,7 @@ class Cascade:
         settings = arguments.settings_of_one(steps, guidance, eta)
         with value_errors():
             made = parts.relay(self._engine, text, images, seed, settings)
-        return [Image.fromarray(one) for one in made]
+            return [Image.fromarray(one) for one in made]
 
     @naming_keywords
     def compile(
@@ -288,7 +287,7 @@ class Cascade:
     def save(self, directory: str | Path) -> Path:
         """Write the cascade, with a model card, into a new directory, and return its path."""
         with value_errors():
-            return hub.save(self._source, Path(directory))
+            return hub.save(self._recorder.bare(self._source), Path(directory))
 
     def push_to_hub(
         self, repository: str, *, private: bool = True, token: str | None = None
@@ -297,4 +296,5 @@ class Cascade:
 
         Returns the address.
         """
-        return hub.push(self._source, repository, private=private, token=token)
+        source = self._recorder.bare(self._source)
+        return hub.push(source, repository, private=private, token=token)

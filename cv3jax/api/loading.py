@@ -1,12 +1,16 @@
 """Find a cascade by its name, its path or its place on the Hub, and load it."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
+from cv3jax.adapters.applied import applied_to
+from cv3jax.adapters.given import parse_all
 from cv3jax.api.environment import prepare, value_errors
+from cv3jax.api.recording import Recorder
 from cv3jax.cascade import pipeline
 from cv3jax.checkpoints import cascades
 from cv3jax.distributed import parse_axes
@@ -21,9 +25,13 @@ HUB = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")  # owner/na
 
 
 def load(
-    source: str | Path, mesh: Any, dtype: str | None, attention: str
-) -> tuple[pipeline.Cascade, Path]:
-    """Return (the loaded cascade, its directory). See `Cascade.load`."""
+    source: str | Path,
+    mesh: Any,
+    dtype: str | None,
+    attention: str,
+    lora: str | Path | Sequence[str | Path],
+) -> tuple[pipeline.Cascade, Path, Recorder]:
+    """Return (the loaded cascade, its directory, its records). See `Cascade.load`."""
     prepare()
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r}: give one of {', '.join(DTYPES)}")
@@ -32,7 +40,18 @@ def load(
     with value_errors():
         devices = mesh_of(mesh)
         place = cascades.pinned(find(source))
-        return pipeline.load(place, mesh=devices, attention=attention, dtype=dtype), place
+        loras = applied_to(parse_all(_texts(lora)), cascades.read_cascade(place)[1])
+        engine = pipeline.load(place, mesh=devices, attention=attention, dtype=dtype)
+        recorder = Recorder(place, engine.description, dtype, loras)
+        return loras.change(engine), place, recorder
+
+
+def _texts(lora: str | Path | Sequence[str | Path]) -> list[str]:
+    """Return adapters as --lora has them. Raises ValueError on other types."""
+    each = [lora] if isinstance(lora, str | Path) else lora
+    if not isinstance(each, Sequence) or not all(isinstance(one, str | Path) for one in each):
+        raise ValueError(f"lora {lora!r}: give a path, text such as 'FILE:0.8', or a list of these")
+    return [str(one) for one in each]
 
 
 def find(source: str | Path) -> Path | str:

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from cv3jax.adapters.applied import Loras
 from cv3jax.api.drawing import Request
 from cv3jax.cascade.own_pictures import Layers
 from cv3jax.cascade.upscaling import Enlarging, Upscaled
@@ -22,18 +23,33 @@ class Recorder:
     The parts' hashes are taken when it is made: a run may delete the checkpoint later.
     """
 
-    def __init__(self, source: Path, description: CascadeDescription, dtype: str | None):
+    def __init__(
+        self, source: Path, description: CascadeDescription, dtype: str | None, loras: Loras
+    ):
         """Take the hashes. description: as loaded, computing in `dtype` where that is not None."""
+        self.loras = [one for one in loras.records() if one["stage"] in description.stages]
         self._description, parts = description, set(description.parts)
         own = cascades.read_cascade(source)[1]
         other = None if own == description else dtype
         self._checkpoints = {
             stages: Checkpoint(
-                source.name, parts_fingerprint(source, ("vae", "t5", *stages)), other
+                source.name,
+                parts_fingerprint(source, ("vae", "t5", *stages)),
+                other,
+                [one for one in self.loras if one["stage"] in stages],
             )
             for stages in STAGES
             if {"vae", "t5", *stages} <= parts
         }
+
+    def bare(self, source: Path) -> Path:
+        """Return `source`. Raises ValueError where adapters are in the weights that are loaded."""
+        if self.loras:
+            raise ValueError(
+                f"{source} was loaded with the adapter {self.loras[0]['file']}; merge it with"
+                " cv3jax lora merge, and load the result"
+            )
+        return source
 
     def drawn(self, request: Request) -> Record:
         """Return what the pictures of a request are drawn from."""

@@ -12,6 +12,10 @@ from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cv3jax.adapters.given import LoraFile
+    from cv3jax.checkpoints.description import CascadeDescription
     from cv3jax.sampling.expanding import Expanding
     from cv3jax.sampling.metadata import Drawing
 
@@ -81,6 +85,27 @@ def check_checkpoint(drawing: "Drawing | None", checkpoint: Path) -> None:
             f"--checkpoint {checkpoint} is not the one that drew this picture (its parts have the"
             f" hash {found[:14]}, not {wanted[:14]}); give that one"
         )
+
+
+def check_loras(
+    drawing: "Drawing | None", given: "Sequence[LoraFile]", description: "CascadeDescription"
+) -> None:
+    """Raise InputError where --lora does not give the adapters that drew the picture."""
+    if drawing is None:
+        return
+    from cv3jax.adapters.applied import applied_to
+
+    applied = applied_to(given, description).applied
+    ours = [(one.sha256, one.stage, one.weight) for one in applied if one.weight]
+    wanted = drawing.checkpoint.loras
+    if ours == [(one["sha256"], one["stage"], one["weight"]) for one in wanted]:
+        return
+    flags = " ".join(f"--lora {one['stage']}={one['file']}:{one['weight']:g}" for one in wanted)
+    raise InputError(
+        f"the picture of --from-png was drawn with {flags or 'no --lora'}; give the same files"
+        " (SHA-256 of their layers:"
+        f" {', '.join(one['sha256'][:14] for one in wanted) or 'none'})"
+    )
 
 
 def settings(drawing: "Drawing | None", stage: str, given: SamplerSettings) -> SamplerSettings:

@@ -7,6 +7,7 @@ import argparse
 import time
 from pathlib import Path
 
+from cv3jax.adapters.given import parse_all
 from cv3jax.cascade.limits import check_trained
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import Size, drawn_sizes, parse_size
@@ -14,7 +15,7 @@ from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.checkpoints.description_checks import STAGES
 from cv3jax.commands import arguments as command_line
-from cv3jax.commands import expansion_flags, from_png
+from cv3jax.commands import expansion_flags, from_png, lora_flags
 from cv3jax.distributed import parse_axes
 from cv3jax.distributed.backend import loading
 from cv3jax.distributed.independent import which_share
@@ -132,6 +133,7 @@ def parser() -> Parser:
             " text: the same pictures, for comparison"
         ),
     )
+    lora_flags.add_lora(made, lora_flags.APPLIED)
     from_png.add_no_metadata(made)
     expansion_flags.add_expansion(made)
     command_line.add_share(made, "--prompts")
@@ -193,7 +195,7 @@ def main(argv: list[str] | None = None) -> None:
     args.batch = BATCH if args.batch is None else args.batch
     drawing = from_png.fill(args)
     check_flags(args)
-    expanding = expansion_flags.expansion_of(args)
+    expanding, loras = expansion_flags.expansion_of(args), parse_all(args.lora)
     steps, guidance = (
         pair(args.steps, "steps", int, 1, 1000),
         pair(args.guidance, "guidance", float, 0.0, 100.0),
@@ -217,6 +219,7 @@ def main(argv: list[str] | None = None) -> None:
         from cv3jax.sampling.jobs import PLAN
         from cv3jax.sampling.resumable import Devices, Pictures, sample_many
 
+    from_png.check_loras(drawing, loras, description)
     with reporting(args.json) as report:
         if share is None:
             with locks.hold(args.out, "--out"):
@@ -233,6 +236,7 @@ def main(argv: list[str] | None = None) -> None:
                         noise=args.noise,
                         expanding=expanding,
                         metadata=not args.no_metadata,
+                        loras=loras,
                         **from_png.known(drawing, expanding),
                     ),
                     args.out,
@@ -253,6 +257,7 @@ def main(argv: list[str] | None = None) -> None:
                         relay,
                         expanding,
                         metadata=not args.no_metadata,
+                        loras=loras,
                     ),
                     args.out,
                     Devices(args.batch, args.mesh, args.attention),

@@ -7,6 +7,7 @@ import argparse
 import time
 from pathlib import Path
 
+from cv3jax.adapters.given import parse_all
 from cv3jax.cascade import COLOUR_FIXES
 from cv3jax.cascade.limits import check_trained
 from cv3jax.cascade.own_pictures import MAX_GIVEN
@@ -14,6 +15,7 @@ from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import FACTORS, has_relay
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import arguments as command_line
+from cv3jax.commands import lora_flags
 from cv3jax.commands.from_png import add_no_metadata
 from cv3jax.distributed.backend import loading
 from cv3jax.sampling.given_pictures import read_pictures
@@ -91,6 +93,7 @@ def parser() -> Parser:
         ),
     )
     command_line.add_attention(made)
+    lora_flags.add_lora(made, lora_flags.APPLIED)
     add_no_metadata(made)
     add_json(made)
     return made
@@ -127,6 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     """Enlarge. Raises InputError on flags and files that cannot be."""
     args = parser().parse_args(argv)
     check_flags(args)
+    loras = parse_all(args.lora)
     began, checkpoint = time.monotonic(), cascades.pinned(args.checkpoint)
     description = cascades.read_cascade(checkpoint)[1]
     settings = SamplerSettings(
@@ -156,6 +160,7 @@ def main(argv: list[str] | None = None) -> None:
             how,
             attention=args.attention,
             metadata=not args.no_metadata,
+            loras=loras,
         )
         figures["seconds"] = time.monotonic() - began
         say(f"{figures['seconds']:.1f} s with loading and compilation")

@@ -16,7 +16,7 @@ from cv3jax.lora import export
 from cv3jax.lora.base import base_stage, field_of
 from cv3jax.lora.programs import constants_of, fresh, init_of, lora_losses, lora_step
 from cv3jax.lora.settings import LoraSettings
-from cv3jax.models.adapters import SCALE, merged
+from cv3jax.models.adapters import merged
 from cv3jax.training.diffusion import DiffusionStage
 from cv3jax.training.feature_cache import Arrays
 from cv3jax.training.heldout_losses import LevelLosses
@@ -81,11 +81,11 @@ class LoraStage(DiffusionStage):
         return {**super()._about(), "adapter": str(self._lora.base)}
 
     def export(self, ema: Any, directory: Path) -> dict:
-        """Write the adapter with this EMA. Returns how many matrices it changes."""
+        """Write the adapter with this EMA. Returns how many layers it has."""
         directory.mkdir(parents=True, exist_ok=True)
-        leaves = export.leaves_of(ema, self._constants)
+        base = parts_fingerprint(self._lora.base, (self._lora.part,))
+        stage = self._description.stages[self._settings.stage]
+        adapter = export.adapter_of(self._lora, ema, stage, base)
         if processes.main():
-            base = parts_fingerprint(self._lora.base, (self._lora.part,))
-            metadata = export.metadata_of(self._lora, base)
-            export.write(directory / export.FILE, leaves, metadata)
-        return {"matrices": sum(name.endswith(SCALE) for name in leaves)}
+            export.write(directory / export.FILE, adapter)
+        return {"layers": len(adapter.layers)}

@@ -2,9 +2,12 @@
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cv3jax.adapters.applied import applied_to
+from cv3jax.adapters.given import LoraFile
 from cv3jax.cascade.automatic_tiles import settings_that_fit
 from cv3jax.cascade.memory import Pictures, planned
 from cv3jax.cascade.pipeline import load
@@ -32,15 +35,18 @@ def enlarge(
     *,
     attention: str,
     metadata: bool,
+    loras: Sequence[LoraFile] = (),
 ) -> dict[str, Any]:
     """Enlarge pictures with the cascade at `source` into `out`. Returns the figures.
 
-    metadata: whether each PNG says what it was made from.
+    metadata: whether each PNG says what it was made from. loras: the relay's adapters.
 
     Raises InputError on settings that cannot be, and on pictures that do not fit into memory.
     """
     description = cascades.read_cascade(source)[1]
     how.check(description)
+    applied = applied_to(loras, description)
+    records = applied.records(("relay",))
     mesh = choose_mesh(None, sys.maxsize if how.settings.tile else 1)  # tiles occupy all devices
     width = batch_width(1, mesh, 1)
     plan, chosen = planned(description, PARTS, mesh, attention), []
@@ -49,9 +55,10 @@ def enlarge(
             drawn = Pictures(width, one.sizes, given=True)
             settings = settings_that_fit(plan, drawn, relay=how.settings)[1]
         chosen.append(dataclasses.replace(how, settings=settings))
-    checkpoint = Checkpoint(source.name, parts_fingerprint(source, ("vae", "t5", "relay")))
+    found = parts_fingerprint(source, ("vae", "t5", "relay"))
+    checkpoint = Checkpoint(source.name, found, loras=records)
     with waiting(f"loading {source}"):
-        cascade = load(source, PARTS, mesh, attention)
+        cascade = applied.change(load(source, PARTS, mesh, attention))
     say_unknown(cascade.tokenize, [one.prompt for one in pictures])
     made = []
     with progress.bar(len(pictures), "upscale", "picture") as bar:

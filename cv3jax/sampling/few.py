@@ -2,12 +2,14 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cv3jax.adapters.applied import Loras, applied_to
+from cv3jax.adapters.given import LoraFile
 from cv3jax.cascade.automatic_tiles import settings_that_fit
 from cv3jax.cascade.limits import check_trained
 from cv3jax.cascade.memory import Pictures, planned
@@ -16,7 +18,6 @@ from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import Size, drawn_sizes, multiple_of
 from cv3jax.checkpoints import cascades
-from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.checkpoints.fingerprint import parts_fingerprint
 from cv3jax.distributed.backend import waiting
 from cv3jax.distributed.mesh import choose_mesh
@@ -47,7 +48,7 @@ class Request:
     pictures; None is one relay pass. `images`: pictures to enlarge, one per prompt or one for all.
     `noise`: a file of noise that replaces the seeds' noise. `expanding`: how prompts are expanded.
     `expansions`: those that are known, by the number of their prompt. `metadata`: whether each PNG
-    says what it was drawn from.
+    says what it was drawn from. `loras`: the adapters.
     """
 
     prompts: list[str]
@@ -61,6 +62,7 @@ class Request:
     expanding: Expanding | None = None
     expansions: Mapping[int, Expansion] = dataclasses.field(default_factory=dict)
     metadata: bool = True
+    loras: Sequence[LoraFile] = ()
 
 
 def read_files(
@@ -123,6 +125,7 @@ def sample_few(
         "base" in description.stages and len(drawn_sizes(description, request.size)) > 1
     ):
         check_trained(description, {"relay": request.relay})
+    loras = applied_to(request.loras, description)
     plan = planned(description, (), devices, attention)
     images, noise = read_files(plan, source, request)
     given = None if images is None else Size(*images.shape[1:3])
@@ -131,13 +134,13 @@ def sample_few(
         settings = settings_that_fit(plan, drawn, request.base, request.relay)
     base, relay = (dataclasses.replace(one, copies=count == 1) for one in settings)
     request = dataclasses.replace(request, base=base, relay=relay)
-    record = _record(source, description, request, drawn.sizes)
+    record = _record(source, loras, request, drawn.sizes)
     drawn_as = Jobs(prompts, num, request.seed, request.expansions)
     if expanding is not None:
         texts = Texts(expanding, read_tokenizer(directory, description), None)
         drawn_as = texts.expand(drawn_as, range(count))
     with waiting(f"loading {source}"):
-        cascade = load(source, mesh=devices, attention=attention)
+        cascade = loras.change(load(source, mesh=devices, attention=attention))
     names = [f"{number:02d}_{one.name or slug(one.text)}" for number, one in enumerate(prompts)]
     # seeds and names of files are of each prompt anew
     jobs = [
@@ -181,16 +184,15 @@ def sample_few(
     return figures
 
 
-def _record(
-    source: Path,
-    description: CascadeDescription,
-    request: Request,
-    sizes: tuple[Size, ...],
-) -> Record:
-    """Return what the pictures of a request are drawn from."""
+def _record(source: Path, loras: Loras, request: Request, sizes: tuple[Size, ...]) -> Record:
+    """Return what the pictures of a request are drawn from.
+
+    Raises InputError on an adapter of a stage that does not draw them.
+    """
     stages = {} if request.images else {"base": request.base}
     stages |= {"relay": request.relay} if len(sizes) > 1 else {}
-    checkpoint = Checkpoint(source.name, parts_fingerprint(source, ("vae", "t5", *stages)))
+    found = parts_fingerprint(source, ("vae", "t5", *stages))
+    checkpoint = Checkpoint(source.name, found, loras=loras.records(tuple(stages)))
     given = [name for name in ("images", "noise") if getattr(request, name)]
-    fields, tile = stage_fields(description, stages), request.relay.tile
+    fields, tile = stage_fields(loras.description, stages), request.relay.tile
     return Record(sizes[-1], fields, checkpoint, tile, tuple(given))

@@ -6,7 +6,8 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from cv3jax import __version__
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import Size, as_size
 from cv3jax.checkpoints.description import CascadeDescription
+from cv3jax.checkpoints.description_fields import STAGES
 from cv3jax.diffusion import FORMS
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.images.decode import MAX_IMAGE_BYTES, open_image
+from data_pipeline.io import kept_fields
 from data_pipeline.io.bounded_json import parse_json
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.regular_files import read_regular
@@ -28,6 +31,14 @@ MAX_TEXT = 65_536  # characters of the JSON
 FIELDS = ("steps", "guidance", "eta", "form")  # of a stage
 STRENGTH = "strength"  # of a relay that did not start where it was trained to
 DTYPES = ("float32", "bfloat16")
+# of an adapter in the weights
+LORA = {
+    "file": kept_fields.text("The name of its file."),
+    "sha256": kept_fields.text("The hash of its layers.", 64),
+    "stage": kept_fields.one_of("The stage that it changes.", *STAGES),
+    "weight": kept_fields.number("What its change is multiplied by.", -100, 100),
+}
+_LORAS = {"loras": kept_fields.several("Adapters.", kept_fields.section("One.", LORA), 0, 16)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +48,13 @@ class Checkpoint:
     name: str
     fingerprint: str  # SHA-256 of the parts that made it
     dtype: str | None = None  # in which it computed, where that is not its own
+    loras: Sequence[Mapping[str, Any]] = ()  # LORA of each adapter in its weights
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON has them."""
-        return {name: one for name, one in dataclasses.asdict(self).items() if one is not None}
+        value = {"name": self.name, "fingerprint": self.fingerprint, "dtype": self.dtype}
+        value["loras"] = [dict(one) for one in self.loras] or None
+        return {name: one for name, one in value.items() if one is not None}
 
     @classmethod
     def from_json(cls, value: Any) -> "Checkpoint":
@@ -50,7 +64,9 @@ class Checkpoint:
             raise ValueError("checkpoint")
         if dtype not in (None, *DTYPES):
             raise ValueError("dtype")
-        return cls(name, fingerprint, dtype)
+        if said := kept_fields.wrong({"loras": value.get("loras", [])}, _LORAS):
+            raise ValueError(said)
+        return cls(name, fingerprint, dtype, tuple(value.get("loras", ())))
 
 
 def head(prompt: str, seed: int, size: Size, checkpoint: Checkpoint, tile: int) -> dict[str, Any]:
@@ -118,9 +134,15 @@ def parameters(
         "Model hash": head["checkpoint"]["fingerprint"][:10],
         "Model": head["checkpoint"]["name"].replace(",", " "),
         **more,
+        **_lora_hashes(head["checkpoint"].get("loras", [])),
         "Version": head["program"],
     }
     return f"{text}\n{', '.join(f'{name}: {value}' for name, value in fields.items())}"
+
+
+def _lora_hashes(loras: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    each = [f"{re.sub('[,:]', ' ', one['file'])}: {one['sha256'][:12]}" for one in loras]
+    return {"Lora hashes": '"' + ", ".join(each).replace('"', " ") + '"'} if each else {}
 
 
 def chunks(value: Mapping[str, Any], parameters: str) -> dict[str, str]:

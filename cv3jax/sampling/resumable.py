@@ -6,9 +6,12 @@ The work is spread over devices and processes, and resumes after interruptions.
 import dataclasses
 import json
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from cv3jax.adapters.applied import applied_to
+from cv3jax.adapters.given import LoraFile
 from cv3jax.cascade import memory
 from cv3jax.cascade.automatic_tiles import settings_that_fit
 from cv3jax.cascade.limits import check_trained
@@ -63,6 +66,7 @@ class Pictures(NamedTuple):
     relay: SamplerSettings
     expanding: Expanding | None = None
     metadata: bool = True  # whether each PNG says what it was drawn from
+    loras: Sequence[LoraFile] = ()  # adapters
 
 
 class Devices(NamedTuple):
@@ -125,6 +129,9 @@ def sample_many(
         plan["tile"] = relay.tile
     if not pictures.metadata:
         plan["metadata"] = False
+    loras = applied_to(pictures.loras, description)
+    if records := loras.records(tuple(stages)):
+        plan["loras"] = records
     texts = None
     if expanding is not None:
         texts = Texts(expanding, read_tokenizer(directory, description), out)
@@ -159,7 +166,7 @@ def sample_many(
                 batches = {i // width for i in todo}
                 jobs = texts.expand(jobs, [i for i in range(len(jobs)) if i // width in batches])
             with waiting(f"loading {source}"):
-                cascade = load(source, parts, mesh, devices.attention)
+                cascade = loras.change(load(source, parts, mesh, devices.attention))
             if share.index == 0:
                 say_unknown(cascade.tokenize, (jobs[i].text for i in range(0, len(jobs), num)))
             target = Target(out, place)
@@ -167,7 +174,7 @@ def sample_many(
                 fields = stage_fields(description, stages)
                 if relay.strength != 1.0 and "relay" in stages:
                     fields["relay"][STRENGTH] = relay.strength
-                made_by = Checkpoint(source.name, plan["checkpoint"])
+                made_by = Checkpoint(source.name, plan["checkpoint"], loras=records)
                 record = Record(size, fields, made_by, base.tile)
                 target = target._replace(texts=record.of)
             write(place, out / PLAN, iter([json.dumps(plan, indent=2, sort_keys=True) + "\n"]))

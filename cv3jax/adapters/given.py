@@ -1,0 +1,76 @@
+"""What `--lora` says: [STAGE=]FILE[:WEIGHT]. Nothing is read but whether there is such a file."""
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from data_pipeline.io.errors import InputError
+
+MOST = 16  # adapters at once
+MOST_WEIGHT = 100.0
+FLAG = "--lora"
+_STAGE = re.compile(r"(base|relay)=(.+)", re.DOTALL)
+
+
+class LoraFile(NamedTuple):
+    """An adapter that was asked for.
+
+    Attributes:
+        path: its file or folder.
+        weight: what its change is multiplied by.
+        stage: for which stage; None where the file or its sizes say it.
+    """
+
+    path: Path
+    weight: float = 1.0
+    stage: str | None = None
+
+    @property
+    def where(self) -> str:
+        """What messages call it."""
+        return f"{FLAG} {self.path}"
+
+
+def parse(text: str) -> LoraFile:
+    """Return what a value of --lora says.
+
+    A name of a file that has a colon or an equals sign is taken as it stands where there is such a
+    file.
+
+    Raises InputError where there is no such file, or on a weight that cannot be.
+    """
+    stage, rest, weight = None, text, 1.0
+    if "\0" not in text and not Path(text).exists() and (found := _STAGE.fullmatch(text)):
+        stage, rest = found[1], found[2]
+    head, colon, tail = rest.rpartition(":")
+    if (
+        colon
+        and head
+        and "\0" not in rest
+        and not Path(rest).exists()
+        and (number := _number(tail)) is not None
+    ):
+        rest, weight = head, number
+    if not (math.isfinite(weight) and abs(weight) <= MOST_WEIGHT):
+        raise InputError(f"{FLAG} {text}: the weight must be -{MOST_WEIGHT:g}..{MOST_WEIGHT:g}")
+    if not rest.strip() or "\0" in rest or not Path(rest).exists():
+        raise InputError(
+            f"{FLAG} {text}: there is no such file; give FILE, FILE:WEIGHT or STAGE=FILE:WEIGHT"
+        )
+    return LoraFile(Path(rest), weight, stage)
+
+
+def parse_all(texts: Sequence[str] | None) -> list[LoraFile]:
+    """Return what all values of --lora say. Raises InputError as `parse`, and on too many."""
+    if texts and len(texts) > MOST:
+        raise InputError(f"{len(texts)} {FLAG}: at most {MOST} are applied at once")
+    return [parse(text) for text in texts or ()]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

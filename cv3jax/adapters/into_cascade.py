@@ -1,0 +1,77 @@
+"""A cascade directory with adapters in its weights.
+
+The parts that they do not change are linked.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cv3jax.adapters import merging
+from cv3jax.adapters.applied import Loras
+from cv3jax.checkpoints import cascades, manifest, streaming
+from cv3jax.checkpoints.streaming import Leaf
+from cv3jax.weights.importing import copy_tokenizer, progress
+from data_pipeline.io.staging import appearing
+
+
+def merge(source: Path, loras: Loras, out: Path) -> list[str]:
+    """Write the cascade at `source` with adapters in it as `out`, which appears when complete.
+
+    Changed weights are stored as float32, so that nothing of a small change is rounded away.
+    Returns the names of the parts that changed.
+
+    Raises:
+        InputError: a part is damaged, or `out` exists.
+        OSError: it could not be written; nothing is left.
+    """
+    directory, description = cascades.read_cascade(source)
+    changed = sorted({one.stage for one in loras.applied if one.weight})
+    with appearing(out) as partial:
+        for part in description.parts:
+            place, within = cascades.place_of(directory, part)
+            if part not in changed and not within:
+                cascades.check_part(place)
+                cascades.carry_part(place, partial / part)
+                continue
+            cascades.check_part(place.parent if within else place)
+            params: Any = streaming.open_tree(place, within)
+            for one in loras.applied:
+                if one.stage == part and one.weight:
+                    tree = one.tree(description.stages[part])
+                    params = _with_leaves(params, merging.leaves_of(tree))
+            with progress(part, params) as shown:
+                cascades.save_part(partial / part, shown)
+            if part == "t5":
+                copy_tokenizer(
+                    cascades.place_of(directory, "t5/tokenizer")[0], partial / "t5" / "tokenizer"
+                )
+                manifest.write(partial / "t5" / "tokenizer")
+        cascades.write_cascade(partial, description)
+    return changed
+
+
+def _with_leaves(params: dict, changes: dict[tuple[str, ...], dict[str, Any]]) -> dict:
+    """Return a tree of leaves some of which have an adapter in them when they are read."""
+
+    def walk(node: dict, path: tuple[str, ...]) -> dict:
+        return {
+            name: walk(below, (*path, name))
+            if isinstance(below, dict)
+            else _changed(below, changes.get((*path, name)))
+            for name, below in node.items()
+        }
+
+    return walk(params, ())
+
+
+def _changed(leaf: Leaf, node: dict[str, Any] | None) -> Leaf:
+    if node is None:
+        return leaf
+    wide = np.dtype(np.float32)
+
+    def read() -> np.ndarray:
+        return np.asarray(merging.changed(leaf.read().astype(wide), node))
+
+    return Leaf(leaf.shape, wide, read)
