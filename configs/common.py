@@ -72,14 +72,20 @@ def stage_config() -> ConfigDict:
         }
     )
     c.vae = ConfigDict({"dtype": "bfloat16"})
-    c.schedule = ConfigDict({"blur": "none", "start": 1000})
+    c.schedule = ConfigDict({"blur": "none", "start": 1000, "zero_snr": False})
     c.objective = ConfigDict(
         {
             "prediction": "eps",
             "weighting": "eps",
             "gamma": 5.0,
             "norm": "l2",
+            "huber_c": 0.1,
+            "huber_schedule": "constant",
             "offset_noise": 0.0,
+            "timesteps": "uniform",
+            "timestep_mean": 0.0,
+            "timestep_spread": 1.0,
+            "masked": False,
             "text_drop": 0.1,
         }
     )
@@ -92,6 +98,7 @@ def stage_config() -> ConfigDict:
             "guidance": 7.5,
             "eta": 0.0,
             "form": "released",
+            "guidance_rescale": 0.0,
             "prompts": (
                 "a red bicycle leaning against an old brick wall",
                 "a lighthouse on a cliff at dusk",
@@ -124,6 +131,8 @@ def optim(*, lr: float, warmup: int) -> ConfigDict:
             "momentum": 0.0,
             "moments": "float32",
             "ema": 0.9999,
+            "freeze": "",
+            "rates": "",
         }
     )
 
@@ -141,6 +150,7 @@ def train(*, steps: int) -> ConfigDict:
             "export_every": 0,
             "skip_nonfinite": 0,
             "skip_spike": 0.0,
+            "module_norms": False,
             "eval_every": 2000,
             "eval_data": config_dict.placeholder(str),
             "eval_records": 256,

@@ -15,7 +15,7 @@ from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import Size
 from cv3jax.checkpoints.description import CascadeDescription, StageDescription
 from cv3jax.diffusion.conditioning import make_cond, picture_sizes
-from cv3jax.diffusion.denoiser import guided, make_denoiser
+from cv3jax.diffusion.denoiser import Rescale, guided, make_denoiser
 from cv3jax.diffusion.schedule import ddpm_sigma
 from cv3jax.diffusion.tiles import Tiles, blended, place, shared
 from cv3jax.distributed.mesh import BATCH
@@ -112,17 +112,18 @@ class Network(NamedTuple):
 def stage_network(stage: StageDescription, options: SamplerOptions) -> Network:
     """Return a stage's network as its samplers call it."""
     model = build_on(options.mesh, UNet, stage.model, attend=options.attend)
+    sigma = jnp.asarray(ddpm_sigma(stage.zero_snr))
     plain = make_denoiser(
-        lambda p, x, i, c: model.apply({"params": p}, x, i, c),
-        jnp.asarray(ddpm_sigma()),
-        stage.prediction,
+        lambda p, x, i, c: model.apply({"params": p}, x, i, c), sigma, stage.prediction
     )
+    share = stage.guidance_rescale
+    rescale = Rescale(share, sigma, stage.prediction) if share else None
 
     def predictor(params, text, like, w):
         rows, *sides = like.shape[:3]
         whole = picture_sizes(rows, *(side * stage.factor for side in sides))
         weights = jnp.broadcast_to(w, (rows,))
-        by_guidance = plain if options.unguided or model.w_dim else guided(plain, weights)
+        by_guidance = plain if options.unguided or model.w_dim else guided(plain, weights, rescale)
 
         def denoise(x, t, sizes):
             cond = make_cond(text, sizes, weights if model.w_dim else None, model.w_dim)

@@ -185,7 +185,7 @@ def stage_grid(
     `custom_grid`.
     """
     if stage.kind != "relay":
-        return base_grid(steps, array=array)
+        return base_grid(steps, zero_snr=stage.zero_snr, array=array)
     # cascades written before blurs were recorded have none; theirs was linear
     taken = max(round(steps * strength), 1)
     blur = stage.blur or "linear"

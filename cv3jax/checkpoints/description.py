@@ -91,6 +91,8 @@ class StageDescription:
     eta: float
     form: str
     blur: str | None = None  # of the training schedule; None: unknown
+    zero_snr: bool = False
+    guidance_rescale: float = 0.0
     distilled: Distilled | None = None
 
     @property
@@ -111,7 +113,7 @@ class StageDescription:
         section = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if self.distilled is not None:
             section["distilled"] = self.distilled.to_json()
-        optional = ("blur", "distilled")
+        optional = ("blur", "zero_snr", "guidance_rescale", "distilled")
         return {name: one for name, one in section.items() if name not in optional or one}
 
 

@@ -129,6 +129,12 @@ def _wrong_stage(name: str, stage: dict, own: dict[str, dict]) -> str | None:
         return _relation(name, "blur", stage, right)
     if stage["kind"] == "relay" and stage["steps"] > stage["start"]:
         return _relation(name, "steps", stage, f"at most start, {stage['start']}")
+    if stage.get("zero_snr") and stage["kind"] != "base":
+        return _relation(name, "zero_snr", stage, "false for a relay, which starts from a picture")
+    if stage.get("zero_snr") and stage["prediction"] != "v":
+        return _relation(name, "prediction", stage, "v with zero_snr: eps says nothing of x0 there")
+    if stage.get("guidance_rescale") and (distilled or sizes["w_dim"]):
+        return _relation(name, "guidance_rescale", stage, "0 for a stage that needs no guidance")
     if distilled and distilled["steps"] != stage["steps"]:
         return _relation(name, "steps", stage, f"those it was distilled to, {distilled['steps']}")
     if distilled and (w := distilled["w"]) and not w[0] <= stage["guidance"] <= w[1]:

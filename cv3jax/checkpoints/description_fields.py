@@ -153,6 +153,18 @@ STAGE: Fields = {
         optional(one_of(*BLURS)),
         None,
     ),
+    "zero_snr": Field(
+        "Whether the last index has no signal at all, so that sampling starts as in training (arXiv"
+        " 2305.08891); for a base stage that predicts v.",
+        SWITCH,
+        False,
+    ),
+    "guidance_rescale": Field(
+        "Share to which the deviation of a guided prediction is that of the one with text (φ of"
+        " arXiv 2305.08891); 0: guidance as it is.",
+        number(0, 1),
+        0.0,
+    ),
     "distilled": Field(
         "What a stage was distilled for.",
         Rule("object", "an object", OBJECT.typed, outside=([],), none=False),

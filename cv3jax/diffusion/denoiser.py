@@ -4,7 +4,7 @@ No other module knows whether F predicts ε or v.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,13 +52,39 @@ def null(cond: Cond) -> Cond:
     return {**cond, "text": jnp.zeros_like(cond["text"])}
 
 
-def guided(denoise: Denoise, w: float | jax.Array) -> Denoise:
+class Rescale(NamedTuple):
+    """How much guidance is rescaled, and what the network predicts at which σ."""
+
+    share: float  # φ of arXiv 2305.08891; 0: not at all
+    sigma: jax.Array  # the table [T + 1]
+    prediction: str
+
+
+def rescaled(
+    by: Rescale, x: jax.Array, t: jax.Array, with_text: jax.Array, guided: jax.Array
+) -> jax.Array:
+    """Return the guided x̂0 with a smaller deviation of the prediction (arXiv 2305.08891 §3.4).
+
+    with_text, guided: x̂0 [B, H, W, C] of x at t. The paper rescales what the network predicts. That
+    is (x̂0 - c_skip x)/c_out, and c_out cancels in the ratio of two deviations.
+    """
+    kept = per_sample(preconditioning(by.sigma[t], by.prediction)[0], x) * x
+
+    def deviation(x0: jax.Array) -> jax.Array:
+        return jnp.std(x0 - kept, axis=(1, 2, 3), keepdims=True)
+
+    wide = deviation(guided)
+    ratio = jnp.where(wide > 0.0, deviation(with_text) / jnp.where(wide > 0.0, wide, 1.0), 1.0)
+    return kept + (by.share * ratio + 1.0 - by.share) * (guided - kept)
+
+
+def guided(denoise: Denoise, w: float | jax.Array, rescale: Rescale | None = None) -> Denoise:
     """Return the denoiser with classifier-free guidance on x̂0: null + w (cond - null).
 
     It calls the network once, on a doubled batch: the even rows are without the text, the odd rows
     with it. Keys and values in place of a text stay as they are, those of the odd rows, because the
     network needs none for rows without text. w is a scalar or [B]; at w = 1 the result is that of
-    `denoise`.
+    `denoise`. rescale: see `rescaled`.
     """
 
     def denoise_guided(params, x, t, cond):
@@ -67,8 +93,9 @@ def guided(denoise: Denoise, w: float | jax.Array) -> Denoise:
             doubled = {**jax.tree.map(interleave, rest, rest), "text": cond["text"]}
         else:
             doubled = jax.tree.map(interleave, null(cond), cond)
-        x, t = interleave(x, x), interleave(t, t)
-        without, with_text = take_turns(denoise(params, x, t, doubled))
-        return without + per_sample(jnp.asarray(w), without) * (with_text - without)
+        both = denoise(params, interleave(x, x), interleave(t, t), doubled)
+        without, with_text = take_turns(both)
+        out = without + per_sample(jnp.asarray(w), without) * (with_text - without)
+        return out if rescale is None else rescaled(rescale, x, t, with_text, out)
 
     return denoise_guided

@@ -27,6 +27,10 @@ import numpy as np
 from cv3jax.diffusion import BLURS
 from cv3jax.diffusion.points import T, check_points, released_points
 
+# σ where a table has no signal at all, in place of infinity: x0 is less than the rounding of
+# x0 + σ ε, and σ² is still a float32
+NO_SIGNAL = 2.0**40
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +48,20 @@ class Schedule:
         return mean(x0, low, per_sample(self.blur[t], x0)) + per_sample(self.sigma[t], x0) * noise
 
 
-def ddpm_sigma() -> np.ndarray:
+def ddpm_sigma(zero_snr: bool = False) -> np.ndarray:
     """Return the released noise table, float32 [T + 1].
 
-    It is 0, then √((1 - ᾱ)/ᾱ) of betas that are linear in √β from 0.00085 to 0.012.
+    It is 0, then √((1 - ᾱ)/ᾱ) of betas that are linear in √β from 0.00085 to 0.012. zero_snr: √ᾱ is
+    shifted and scaled so that it is the same at 1 and 0 at T (arXiv 2305.08891, Algorithm 1); there
+    σ is NO_SIGNAL.
     """
     betas = np.linspace(0.00085**0.5, 0.012**0.5, T, dtype=np.float64) ** 2
     alphas_cumprod = np.cumprod(1.0 - betas)
+    if zero_snr:
+        root = np.sqrt(alphas_cumprod)
+        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+        sigma = np.sqrt(1.0 - root[:-1] ** 2) / root[:-1]
+        return np.array([0.0, *sigma, NO_SIGNAL], np.float32)
     variance = ((1.0 - alphas_cumprod) / alphas_cumprod).astype(np.float32)
     return np.concatenate([np.zeros(1, np.float32), np.sqrt(variance)])
 
@@ -81,12 +92,12 @@ def blur_table(kind: str, start: int) -> np.ndarray:
     return np.clip(blur, 0.0, 1.0).astype(np.float32)
 
 
-def make_schedule(blur: str = "none", start: int = T) -> Schedule:
+def make_schedule(blur: str = "none", start: int = T, *, zero_snr: bool = False) -> Schedule:
     """Return the training table of a base stage (`blur="none"`) or of a relay stage.
 
-    The relay stage starts at T_r = `start`.
+    The relay stage starts at T_r = `start`. zero_snr: as for `ddpm_sigma`.
     """
-    return Schedule(jnp.asarray(ddpm_sigma()), jnp.asarray(blur_table(blur, start)))
+    return Schedule(jnp.asarray(ddpm_sigma(zero_snr)), jnp.asarray(blur_table(blur, start)))
 
 
 def per_sample(value: jax.Array, like: jax.Array) -> jax.Array:
@@ -118,12 +129,15 @@ class Grid:
         return self.t.shape[0] - 1
 
 
-def base_grid(steps: int, *, array: Callable = jnp.asarray) -> Grid:
+def base_grid(steps: int, *, zero_snr: bool = False, array: Callable = jnp.asarray) -> Grid:
     """Return the released base grid of `steps` steps: from T, with blur 0.
 
-    array: as for `custom_grid`.
+    zero_snr: of a stage that was trained so. array: as for `custom_grid`.
     """
-    return custom_grid(released_points(steps, T), array=array)
+    grid = custom_grid(released_points(steps, T), array=array)
+    if not zero_snr:
+        return grid
+    return dataclasses.replace(grid, sigma=array(ddpm_sigma(True)[np.asarray(grid.t)]))
 
 
 def relay_grid(

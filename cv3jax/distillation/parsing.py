@@ -13,6 +13,8 @@ from cv3jax.training.parsing import parse_stage, section, stage_fields
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
 
+ZERO_SNR = "schedule.zero_snr"
+
 
 def parse_distillation(config: ConfigDict) -> DistillSettings:
     """Return the settings of the distillation that a recipe describes.
@@ -25,6 +27,7 @@ def parse_distillation(config: ConfigDict) -> DistillSettings:
             " distill_base"
         )
     OWN["stage"].check("stage", config.stage)
+    OWN[ZERO_SNR].check(ZERO_SNR, config.schedule.get("zero_snr", False))
     given = dict(config.distill)
     given["rounds"] = tuple(parse_round(n, entry) for n, entry in enumerate(given["rounds"], 1))
     return section(DistillSettings, {"stage": parse_stage(config), **given}, "distill")

@@ -21,6 +21,7 @@ from cv3jax.optim.learning_rate import learning_rate
 from cv3jax.training.programs import MakeStep, Network
 from cv3jax.training.settings import OptimSettings, StageSettings
 from cv3jax.training.stage import MeshPlan
+from cv3jax.training.state import selected
 from cv3jax.training.train_step import make_train_step
 
 
@@ -72,6 +73,7 @@ def distillation_step(settings: DistillSettings, teacher_w_dim: int) -> MakeStep
             rate=lambda frozen, step: round_rate(stage.optim, frozen["round"], step),
             spread=lambda gradient: network.layout.spread_gradient(gradient, taught.held),
             skip=stage.train.skip,
+            select=selected(stage),
         )
         everywhere = NamedSharding(plan.mesh, P())
         return train, {

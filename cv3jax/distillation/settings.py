@@ -73,6 +73,14 @@ OWN = {
     "train.preview_every": Described(
         "Updates between two evaluations inside a round; 0: only at its end.", whole(0)
     ),
+    "schedule.zero_snr": Described(
+        "Whether the last index has no signal at all; a distillation has the released noise.",
+        exactly(False, "bool"),
+    ),
+    "sample.guidance_rescale": Described(
+        "Share of guidance that is rescaled; always 0, because a student learns guidance as it is.",
+        exactly(0, "float"),
+    ),
     "sample.steps": Described(
         "Steps of the full sampler, which every round is measured against.", whole(1, T)
     ),
@@ -130,6 +138,7 @@ class DistillSettings:
             ("objective.text_drop", stage.objective.text_drop),
             ("train.export_every", stage.train.export_every),
             ("model.w_dim", self.w_dim),
+            ("sample.guidance_rescale", stage.sample.guidance_rescale),
         ):
             OWN[name].check(name, value)
         check_halving(self.rounds)

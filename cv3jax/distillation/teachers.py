@@ -97,6 +97,11 @@ def check_stage(settings: DistillSettings, stage: StageDescription, where: str) 
             raise InputError(
                 f"config.{field} = {mine}, but {where} has {value}; give --config.{field}={value}"
             )
+    for name in ("zero_snr", "guidance_rescale"):
+        if getattr(stage, name):
+            raise InputError(
+                f"{where} has {name}, with which no stage is distilled; give a checkpoint without"
+            )
     if w_dim not in (0, settings.w_dim):
         raise InputError(
             f"{where} embeds the guidance weight w in {w_dim} dimensions, not in {settings.w_dim};"

@@ -33,7 +33,7 @@ from cv3jax.training.over_time import Preview, keep_preview
 from cv3jax.training.previews import first_images
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import MeshPlan, mesh_plan
-from cv3jax.training.state import make_tx, state_creator, state_shapes
+from cv3jax.training.state import make_tx, selected, state_creator, state_shapes
 from cv3jax.training.train_step import LossFn, make_train_step
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.bucket_sizes import Size
@@ -226,6 +226,7 @@ def vae_program(
         accumulate=plan.accumulate,
         spread=layout.spread_gradient,
         skip=skip,
+        select=selected(settings),
     )
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(placement(like), None))
     return VaeProgram(like, init, tx, jitted, of_batch, layout)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cv3jax import recipes
+from cv3jax.training.parsing import stage_defaults
 from data_pipeline.io import kept_fields
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import read_json, replacing
@@ -42,6 +43,7 @@ FIXED = {
     "model.": MODEL,
     "objective.prediction": "the model was trained with the old value",
     "schedule.": "the model was trained with the old schedule",
+    "optim.freeze": STATE,
     "optim.kind": STATE,
     "optim.moments": STATE,
     "optim.momentum": STATE,
@@ -132,21 +134,34 @@ def merged(history: list[dict], changes: list[dict]) -> list[dict]:
 def _differences(asked: Asked, then: dict) -> list[tuple[str, Any, Any, str]]:
     """Return (field, old value, new value, how a message shows it) of fields that may not differ.
 
-    A path may change where the content at both paths is the same.
+    A path may change where the content at both paths is the same. A field that is newer than the
+    checkpoint had its default value.
     """
     theirs, found = then.get("inputs", {}), []
+    newer = _newer(asked.recipe, then["config"])
     both = {name for name in theirs if name in asked.inputs}
     same = {name for name in both if alike(theirs[name], asked.inputs[name])}
     for name in recipes.differences(asked.recipe, then["config"]):
         if name not in same and not name.startswith(asked.resumable):
-            found.append(
-                (name, recipes.at(then["config"], name), recipes.at(asked.recipe, name), name)
-            )
+            was, now = recipes.at(then["config"], name), recipes.at(asked.recipe, name)
+            was = newer.get(name, was)
+            if was != now:
+                found.append((name, was, now, name))
     others = {name for name, *_ in found}
     for name in sorted(both - same - others):  # at the same path
         shown = f"{name} (the content of {recipes.at(asked.recipe, name)} has changed)"
         found.append((name, *(json_digest(one[name]) for one in (theirs, asked.inputs)), shown))
     return found
+
+
+def _newer(ours: dict, theirs: dict) -> dict[str, Any]:
+    """Return dotted name → default of the fields of our recipe that theirs does not have."""
+    known, defaults = recipes.leaves(theirs), stage_defaults(ours.get("stage", "base"))
+    return {
+        name: defaults[name]
+        for name in recipes.leaves(ours)
+        if name in defaults and name not in known
+    }
 
 
 def _fixed(name: str, was: Any, now: Any, asked: Asked, then: dict) -> str | None:

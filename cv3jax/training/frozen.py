@@ -175,8 +175,10 @@ def describe(settings: StageSettings, description: CascadeDescription) -> StageD
         image_size=settings.data.whole_side,
         start=settings.schedule.start,
         blur=settings.schedule.blur,
+        zero_snr=settings.schedule.zero_snr,
         steps=settings.sample.steps,
         guidance=settings.sample.guidance,
         eta=settings.sample.eta,
         form=settings.sample.form,
+        guidance_rescale=settings.sample.guidance_rescale,
     )

@@ -54,7 +54,7 @@ def stage_losses(
         def one(level):
             own = jax.vmap(lambda key: jax.random.fold_in(key, level[0]))(keys)
             shape = batch["x0"].shape
-            _, noise = draw_t_and_noise(own, shape[1:], t_max, objective.offset_noise)
+            _, noise = draw_t_and_noise(own, shape[1:], t_max, objective)
             t = jnp.full(shape[:1], level[1])
             return denoising_loss(objective, denoise, network.schedule, params, batch, t, noise)
 

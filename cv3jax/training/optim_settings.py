@@ -1,11 +1,41 @@
 """What a recipe says of its optimizer, typed and checked."""
 
 import dataclasses
+import math
 
-from cv3jax.fields import check, field, number, one_of, whole
+from cv3jax.fields import TEXT, Rule, check, field, number, one_of, whole
 from cv3jax.optim import DECAYS, MOMENTS, OPTIMIZERS
 
 _MEAN = number(0, below=1)
+
+
+def _factors(text: str) -> tuple[tuple[str, float], ...]:
+    """Return (pattern, factor) of "PATTERN:FACTOR" with commas between. Raises ValueError."""
+    found = []
+    for one in filter(None, (part.strip() for part in text.split(","))):
+        pattern, colon, factor = one.rpartition(":")
+        if not (colon and pattern and 0 < float(factor) < math.inf):
+            raise ValueError(one)
+        found.append((pattern, float(factor)))
+    return tuple(found)
+
+
+def _are_factors(text: str) -> bool:
+    try:
+        _factors(text)
+    except ValueError:
+        return False
+    return True
+
+
+_PATTERNS = dataclasses.replace(TEXT, right="patterns with commas between, or empty")
+_FACTORS = Rule(
+    "str",
+    "patterns with :FACTOR, above 0, and commas between, such as mid_*:0.5, or empty",
+    TEXT.typed,
+    _are_factors,
+    ("mid_*", "mid_*:0", ":2", "mid_*:fast"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +65,29 @@ class OptimSettings:
     moments: str = field("Type in which the moments are stored.", one_of(*MOMENTS))
     lr: float | None = field("Highest learning rate.", number(above=0), None)
     ema: float | None = field("Decay of the parameters' average, which is exported.", _MEAN, None)
+    freeze: str = field(
+        "Parameters that are not trained: patterns of their paths, with commas between, such as"
+        " down_*,*/self_attention; empty: none.",
+        _PATTERNS,
+        "",
+    )
+    rates: str = field(
+        "Factors on the learning rate of some parameters: patterns with :FACTOR, such as"
+        " mid_*:0.5,*/cross_attention:2; the first that fits counts; empty: none.",
+        _FACTORS,
+        "",
+    )
 
     def __post_init__(self):
         """Raise InputError where a field breaks its rule."""
         check(self, "optim")
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Return the patterns of what is not trained."""
+        return tuple(filter(None, (one.strip() for one in self.freeze.split(","))))
+
+    @property
+    def factors(self) -> tuple[tuple[str, float], ...]:
+        """Return the patterns of what has another learning rate, each with its factor."""
+        return _factors(self.rates)

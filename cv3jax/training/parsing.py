@@ -66,6 +66,19 @@ def stage_fields(stage: str) -> dict[str, Described]:
     return found
 
 
+def stage_defaults(stage: str) -> dict[str, Any]:
+    """Return dotted name → value of every field that a recipe of a stage may lack.
+
+    A field that is newer than a recipe has the value with which the recipe means the same.
+    """
+    return {
+        f"{name}.{field.name}": field.default
+        for name, cls in (sections(stage) | OPTIONAL).items()
+        for field in dataclasses.fields(cls)
+        if field.default is not dataclasses.MISSING
+    }
+
+
 def parse_stage(config: ConfigDict) -> StageSettings:
     """Return the settings of the stage that a recipe describes.
 

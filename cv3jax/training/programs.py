@@ -4,6 +4,7 @@ They are made from the recipe, a mesh and the descriptions of the frozen parts. 
 no weights and no existing devices: a run calls them, and `cv3jax compile` only compiles them.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from cv3jax.training.encoding import Models, frozen_shapes, make_encode
 from cv3jax.training.feature_cache import Arrays
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import MeshPlan
-from cv3jax.training.state import attend_of, make_tx, state_shapes
+from cv3jax.training.state import attend_of, make_tx, selected, state_shapes
 from cv3jax.training.train_step import LossFn, make_train_step
 from data_pipeline.io.errors import InputError
 
@@ -75,6 +76,7 @@ def diffusion_step(
         accumulate=plan.accumulate,
         spread=network.layout.spread_gradient,
         skip=settings.train.skip,
+        select=selected(settings),
     )
     return train, {}
 
@@ -92,7 +94,8 @@ def stage_loss(settings: StageSettings, network: Network, layout: Layout) -> Los
 def objective_of(settings: StageSettings) -> Objective:
     """Return what config.objective measures. Raises ValueError on an unknown name."""
     o = settings.objective
-    return Objective(o.weighting, o.gamma, o.norm, o.offset_noise)
+    fields = {field.name: getattr(o, field.name) for field in dataclasses.fields(Objective)}
+    return Objective(**fields)
 
 
 def t_max_of(settings: StageSettings) -> int:
@@ -201,7 +204,7 @@ def stage_schedule(settings: StageSettings) -> Schedule:
     """
     blur, start, steps = settings.schedule.blur, settings.schedule.start, settings.sample.steps
     try:
-        schedule = make_schedule(blur, start)
+        schedule = make_schedule(blur, start, zero_snr=settings.schedule.zero_snr)
     except ValueError as e:
         raise InputError(f"config.schedule: {e}") from e
     try:

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from cv3jax.checkpoints.description_fields import STAGE
-from cv3jax.diffusion import BLURS, NORMS, WEIGHTINGS
+from cv3jax.diffusion import BLURS
 from cv3jax.fields import (
     PATH,
     TEXT,
@@ -33,6 +33,7 @@ from cv3jax.training.model_settings import (
     VaeSettings,
     same,
 )
+from cv3jax.training.objective_settings import ObjectiveSettings, check_zero_snr
 from cv3jax.training.optim_settings import OptimSettings
 
 # for the loop and for recipes of one's own code, which take all settings from here
@@ -100,6 +101,7 @@ class ScheduleSettings:
 
     blur: str = field(STAGE["blur"].meaning, one_of(*BLURS))
     start: int = same(STAGE["start"])
+    zero_snr: bool = field(STAGE["zero_snr"].meaning, STAGE["zero_snr"].rule, False)
 
     def __post_init__(self):
         """Raise InputError where a field breaks its rule."""
@@ -109,28 +111,6 @@ class ScheduleSettings:
     def relay(self) -> bool:
         """Return whether there is any blur."""
         return self.blur != "none"
-
-
-@dataclasses.dataclass(frozen=True)
-class ObjectiveSettings:
-    """The loss of a base or relay stage. A distillation has its own, and lacks all but two."""
-
-    prediction: str = same(STAGE["prediction"])
-    text_drop: float = field(
-        "Share of captions that are left out, so that classifier-free guidance works.", number(0, 1)
-    )
-    weighting: str = field(
-        "How the x0 error is weighted by noise level.", one_of(*WEIGHTINGS), "eps"
-    )
-    gamma: float = field("Largest weight of min_snr.", number(above=0), 5.0)
-    norm: str = field("Norm of the x0 error; l2 is squared.", one_of(*NORMS), "l2")
-    offset_noise: float = field(
-        "Standard deviation of the scalar that is added to a sample's noise.", number(0), 0.0
-    )
-
-    def __post_init__(self):
-        """Raise InputError where a field breaks its rule."""
-        check(self, "objective")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +165,9 @@ class SampleSettings:
         "Captions of the previews; (): the first captions of the data.",
         dataclasses.replace(each(TEXT, least=0), right="any number of texts"),
     )
+    guidance_rescale: float = field(
+        STAGE["guidance_rescale"].meaning, STAGE["guidance_rescale"].rule, 0.0
+    )
 
     def __post_init__(self):
         """Raise InputError where a field breaks its rule."""
@@ -232,6 +215,13 @@ class StageSettings:
         check(self)
         model = AutoencoderFields if self.stage == "vae" else UNetFields
         check_given(model, self.model, "model")
+        if self.schedule is not None and self.schedule.zero_snr:
+            check_zero_snr(self.schedule.blur, self.objective)
+
+    @property
+    def masked(self) -> bool:
+        """Return whether the loss is multiplied by the pictures' alpha channel."""
+        return isinstance(self.objective, ObjectiveSettings) and self.objective.masked
 
     @property
     def relay(self) -> bool:

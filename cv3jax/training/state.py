@@ -9,9 +9,9 @@ from cv3jax.distributed.backend import jit_once, waiting
 from cv3jax.distributed.batches import placement
 from cv3jax.distributed.partitioning import abstract, tree_sharding
 from cv3jax.kernels.attention import make_attend
-from cv3jax.optim import learning_rate, optimizers
+from cv3jax.optim import learning_rate, optimizers, selection
 from cv3jax.training.settings import OptimSettings, StageSettings
-from cv3jax.training.train_step import create_state
+from cv3jax.training.train_step import Selected, create_state
 from data_pipeline.io.errors import InputError, first_line
 
 
@@ -19,6 +19,7 @@ def make_tx(optim: OptimSettings, steps: int | None) -> Any:
     """Return the optimizer of config.optim, for a run of so many steps.
 
     Without a learning rate its updates have rate 1, and the train step multiplies them by its own.
+    Its `init` raises InputError where a pattern of optim.freeze or optim.rates fits no parameter.
     """
     rate: Any = 1.0
     if optim.lr is not None:
@@ -38,7 +39,13 @@ def make_tx(optim: OptimSettings, steps: int | None) -> Any:
         momentum=optim.momentum,
         moments=optim.moments,
     )
-    return optimizers.make_optimizer(settings, rate)
+    inner = optimizers.make_optimizer(settings, rate)
+    return selection.scaled(optim.factors, selection.without(optim.frozen, inner))
+
+
+def selected(settings: StageSettings) -> Selected:
+    """Return what the train step does with some parameters apart."""
+    return Selected(settings.optim.frozen, settings.train.module_norms)
 
 
 def attend_of(settings: StageSettings, mesh: Any) -> Callable:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from cv3jax.fields import PATH, TEXT, Rule, check, field, number, require, whole
+from cv3jax.fields import PATH, SWITCH, TEXT, Rule, check, field, number, require, whole
 
 if TYPE_CHECKING:
     from cv3jax.training.skipping import Skip
@@ -81,6 +81,11 @@ class TrainSettings:
     )
     eval_weights: str | None = field(
         "Directory of the metrics' weights, as `cv3jax evaluate --weights` takes it.", PATH, None
+    )
+    module_norms: bool = field(
+        "Whether the metrics have the norm of the gradient of each module of the network too.",
+        SWITCH,
+        False,
     )
     best: str = field(
         "Figure of the evaluations by which the best checkpoint is kept, such as heldout/loss or"

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cv3jax.optim import selection
 from cv3jax.training.skipping import NOTHING, Skip, chosen, fresh_norms, judge
 
 # (params, frozen, batch, keys [B]) → (loss, metrics)
@@ -85,6 +86,43 @@ def from_stored(state: TrainState, like: TrainState, norms: dict | None) -> Trai
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Selected:
+    """What a step does with parameters apart: those that are frozen, and norms by module.
+
+    frozen: patterns of `selection.fits`, as the optimizer has them. norms: whether the metrics have
+    `selection.module_norms`.
+    """
+
+    frozen: tuple[str, ...] = ()
+    norms: bool = False
+
+    def of_trained(self, loss_fn: LossFn) -> LossFn:
+        """Return a loss whose gradients of frozen parameters are 0, and are not computed."""
+        if not self.frozen:
+            return loss_fn
+
+        def loss(params, frozen, batch, keys):
+            still = jax.tree.map(
+                lambda x, held: jax.lax.stop_gradient(x) if held else x,
+                params,
+                selection.frozen(self.frozen, params),
+            )
+            return loss_fn(still, frozen, batch, keys)
+
+        return loss
+
+    def kept(self, new: Any, old: Any) -> Any:
+        """Return the tree `new`, with the frozen leaves of `old`, bit for bit."""
+        if not self.frozen:
+            return new
+        held = selection.frozen(self.frozen, old)
+        return jax.tree.map(lambda a, b, held: b if held else a, new, old, held)
+
+
+ALL = Selected()
+
+
 def ema_decay(decay: float, step: jax.Array) -> jax.Array:
     """Return min(decay, (1 + step)/(10 + step)): `decay`, but no longer than the run so far."""
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
@@ -117,6 +155,7 @@ def make_train_step(
     spread: Callable[[Callable], Callable] = lambda gradient: gradient,
     rate: Callable[[Any, jax.Array], jax.Array] | None = None,
     skip: Skip = NOTHING,
+    select: Selected = ALL,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict]]:
     """Return step(state, frozen, batch) → (state, metrics).
 
@@ -127,9 +166,10 @@ def make_train_step(
     batch, over a mesh. Where `frozen` sets the pace, `decay(frozen)` is the EMA's, and
     `rate(frozen, step)` multiplies the updates. The metrics are loss, grad_norm, param_norm (after
     the update) and the loss's own, float32 scalars. Where `skip` skips any, `skipped` is 1 for
-    skipped updates; otherwise the step is compiled without it.
+    skipped updates; otherwise the step is compiled without it. Parameters that `select` freezes
+    stay, and so does their average.
     """
-    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    gradient = jax.value_and_grad(select.of_trained(loss_fn), has_aux=True)
 
     def one(params, frozen, part):
         (loss, metrics), grads = gradient(params, frozen, *part)
@@ -156,10 +196,13 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         if rate is not None:
             updates = optax.tree.scale(rate(frozen, state.step), updates)
-        params = optax.apply_updates(state.params, updates)
+        params = select.kept(optax.apply_updates(state.params, updates), state.params)
         limit = decay(frozen) if callable(decay) else decay
         ema = optax.incremental_update(params, state.ema, 1.0 - ema_decay(limit, state.step))
+        ema = select.kept(ema, state.ema)
         norms, metrics["grad_norm"] = state.norms, optax.tree.norm(grads)
+        if select.norms:
+            metrics |= selection.module_norms(grads)
         if skip.most:
             # decided before the update is computed, so that two states need not be held
             fine, norms = judge(skip, norms, metrics["loss"], metrics["grad_norm"])

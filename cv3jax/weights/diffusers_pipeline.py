@@ -127,6 +127,12 @@ def _scheduler_config(stage: StageDescription, name: str) -> dict[str, Any]:
                 f"the {name} has {field} {value!r}, but the pipeline for diffusers has"
                 f" {' and '.join(names)}"
             )
+    for field in ("zero_snr", "guidance_rescale"):
+        if getattr(stage, field):
+            raise InputError(
+                f"the {name} has {field}, which the pipeline for diffusers does not sample with;"
+                " export to another format"
+            )
     return {
         "_class_name": "RelayScheduler",
         "_diffusers_version": VERSION,

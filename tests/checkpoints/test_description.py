@@ -44,6 +44,7 @@ def written(description: CascadeDescription) -> dict:
         dataclasses.replace(WHOLE, vae=None, t5=None),
         WHOLE.with_stage("base", described.stage(steps=2, distilled=Distilled(2, (1.0, 4.0)))),
         WHOLE.with_stage("base", described.stage(steps=2, distilled=Distilled(2, None), blur=None)),
+        WHOLE.with_stage("base", described.stage(zero_snr=True, guidance_rescale=0.7)),
     ],
 )
 def test_a_description_comes_back(description, tmp_path):
@@ -134,6 +135,24 @@ def test_the_networks_of_every_recipe_can_be_described(name, variant):
             {"distilled": {"steps": 2, "w": [1.0]}},
             "is damaged: w of the distillation of base is [1.0], but must be two numbers, 0 <= low"
             " <= high <= 100, or none",
+        ),
+        (
+            ("stages", "relay"),
+            {"zero_snr": True},
+            "is damaged: zero_snr of relay is True, but must be false for a relay, which starts"
+            " from a picture",
+        ),
+        (
+            ("stages", "base"),
+            {"zero_snr": True, "prediction": "eps"},
+            "is damaged: prediction of base is 'eps', but must be v with zero_snr: eps says nothing"
+            " of x0 there",
+        ),
+        (
+            ("stages", "base"),
+            {"guidance_rescale": 0.5, "model": {"w_dim": 8}},
+            "is damaged: guidance_rescale of base is 0.5, but must be 0 for a stage that needs no"
+            " guidance",
         ),
         (
             ("stages", "relay"),

@@ -68,6 +68,19 @@ def test_a_field_changes_where_that_is_allowed_and_only_there(fields, name):
     assert change["now"] == next(iter(fields.values())) != change["was"]
 
 
+def test_a_field_that_is_newer_than_a_checkpoint_had_its_default_there():
+    """A run of an earlier version resumes, and cannot be changed unnoticed by such a field."""
+    then = copy.deepcopy(BASE)
+    for name in ("timesteps", "timestep_mean", "huber_schedule", "masked"):
+        del then["objective"][name]
+    old = {"config": then, "inputs": INPUTS}
+    assert check(asked(), old) == []
+    with pytest.raises(InputError, match=r"other values of objective\.timesteps;"):
+        check(asked(objective__timesteps="logit_normal"), old)
+    (change,) = check(asked(("objective.timesteps",), objective__timesteps="logit_normal"), old)
+    assert (change["was"], change["now"]) == ("uniform", "logit_normal")
+
+
 @pytest.mark.parametrize(
     ("fields", "name", "reason"),
     [

@@ -151,11 +151,12 @@ class StageKey(NamedTuple):
     kind: str
     start: int
     blur: str | None
+    zero_snr: bool = False
 
 
 def stage_key(stage: StageDescription) -> StageKey:
     """Return what the stage's grids depend on."""
-    return StageKey(stage.kind, stage.start, stage.blur)
+    return StageKey(stage.kind, stage.start, stage.blur, stage.zero_snr)
 
 
 @functools.lru_cache(maxsize=1024)
