@@ -9,6 +9,7 @@ noise, and judged by pixels. Exits 1 if a bar is missed.
 
 import argparse
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -101,6 +102,7 @@ def main() -> None:
         where = ("--pictures", f"{data}", "--checkpoint", TEACHER, "--workdir", f"{run}")
         command("finetune", "--config=scenes_lora", *where, *fields)
         seconds = time.perf_counter() - began
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
         before = load(TEACHER)
         file = formats.read(run / "lora" / "adapter.safetensors")
     tree = to_tree(file, before.description.stages["base"])
@@ -113,6 +115,7 @@ def main() -> None:
         }
         for kind, texts in kinds.items()
     }
+    figures["cpu_seconds"] = spent.ru_utime + spent.ru_stime
     figures |= {"seconds": seconds, "count": args.count, "pictures": PICTURES, "fields": fields}
     figures |= {"hardware": measure.hardware()} if hasattr(measure, "hardware") else {}
     lost = figures["old"]["before"]["all"] - figures["old"]["after"]["all"]
