@@ -9,6 +9,7 @@ noise, and judged by pixels. Exits 1 if a bar is missed.
 
 import argparse
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from data_pipeline.scenes.vision import see
 
 WORD, TEACHER, PICTURES = "teal", "scenes_teacher", 200
 # share of new captions whose teal thing is there; by how much old captions may be less often right;
-# seconds; largest difference of merged and unmerged pictures of latents, relative
+# seconds
 BARS = {"word": 0.8, "old": 0.03, "seconds": 600}
 SEED, AT_ONCE = 77, 50
 
@@ -101,10 +102,11 @@ def main() -> None:
         where = ("--pictures", f"{data}", "--checkpoint", TEACHER, "--workdir", f"{run}")
         command("finetune", "--config=scenes_lora", *where, *fields)
         seconds = time.perf_counter() - began
-        adapter = formats.read(run / "lora" / "adapter.safetensors")
-    before = load(TEACHER)
-    base, tree = before.params["base"], to_tree(adapter, before.description.stages["base"])
-    after = before.with_params("base", jax.jit(merged)(base, tree))
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before = load(TEACHER)
+        file = formats.read(run / "lora" / "adapter.safetensors")
+    tree = to_tree(file, before.description.stages["base"])
+    after = before.with_params("base", merged(before.params["base"], tree))
     kinds = {"new": captions(args.count, WORD), "old": captions(args.count, None)}
     figures = {
         kind: {
@@ -113,6 +115,7 @@ def main() -> None:
         }
         for kind, texts in kinds.items()
     }
+    figures["cpu_seconds"] = spent.ru_utime + spent.ru_stime
     figures |= {"seconds": seconds, "count": args.count, "pictures": PICTURES, "fields": fields}
     figures |= {"hardware": measure.hardware()} if hasattr(measure, "hardware") else {}
     lost = figures["old"]["before"]["all"] - figures["old"]["after"]["all"]

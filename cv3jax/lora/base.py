@@ -48,7 +48,10 @@ def _check(settings: LoraSettings, stage: StageDescription, where: str) -> None:
             f"{where}: its {settings.part} is distilled, and the plain loss would undo that; adapt"
             " the stage that it was distilled from"
         )
-    theirs = {"objective.prediction": stage.prediction}
+    theirs: dict = {
+        "objective.prediction": stage.prediction,
+        "schedule.zero_snr": stage.zero_snr,
+    }
     if kind == "relay":
         theirs["schedule.start"] = stage.start
         theirs |= {"schedule.blur": stage.blur} if stage.blur else {}
