@@ -44,7 +44,7 @@ setup-torch: setup $(VENV)/.torch
 # PyTorch itself is by version and not by hash: each of its indices has builds of its own
 $(VENV)/.torch: $(INPUTS)
 	@$(LOCKED) -r locks/torch.txt
-	@$(PIP) -c constraints.txt -e '.[dev,data,torch,expand-local,eval]'
+	@$(PIP) -c constraints.txt -e '.[dev,data,torch,expand-local,eval,interop]'
 	@touch $@
 
 # Debian's Slurm, under which `make test-all` runs launch/slurm.sh; as root
