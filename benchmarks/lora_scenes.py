@@ -27,6 +27,7 @@ from cv3jax.adapters.trees import to_tree
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.distributed.backend import tune_cpu
 from cv3jax.models.adapters import merged
+from data_pipeline.io.files import write_json
 from data_pipeline.scenes import grammar
 from data_pipeline.scenes.judge import judge
 from data_pipeline.scenes.vision import see
@@ -80,6 +81,19 @@ def command(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "cv3jax", *words], check=True)
 
 
+def rows_of(figures: dict) -> list[tuple[str, str, str]]:
+    """Return the rows of the table: what is right of captions with the new word, and of old ones."""
+    named = {
+        ("new", "word"): f"the new word, {WORD}, is there",
+        ("new", "all"): "captions with the new word: all right",
+        ("old", "all"): "old captions: all right",
+    }
+    return [
+        (text, *(f"{figures[kind][when][name]:.3f}" for when in ("before", "after")))
+        for (kind, name), text in named.items()
+    ]
+
+
 def main() -> None:
     """Train, draw, judge and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -88,6 +102,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args, fields = parser.parse_known_args()
     tune_cpu()
+    facts = measure.facts()
     with tempfile.TemporaryDirectory() as place:
         folder = args.workdir or Path(place)
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +132,6 @@ def main() -> None:
     }
     figures["cpu_seconds"] = spent.ru_utime + spent.ru_stime
     figures |= {"seconds": seconds, "count": args.count, "pictures": PICTURES, "fields": fields}
-    figures |= {"hardware": measure.hardware()} if hasattr(measure, "hardware") else {}
     lost = figures["old"]["before"]["all"] - figures["old"]["after"]["all"]
     missed = [
         name
@@ -128,9 +142,10 @@ def main() -> None:
         )
         if not fine
     ]
-    print(json.dumps(figures, indent=2))
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(facts, indent=2))
+    print(measure.table(("captions", "before", "after"), rows_of(figures)))
+    print(f"trained in {seconds:.0f} s, {figures['cpu_seconds']:.0f} s of CPU")
+    write_json(args.json, {**facts, **figures})
     sys.exit(f"missed: {', '.join(missed)}" if missed else 0)
 
 
