@@ -82,7 +82,7 @@ def command(*words: str) -> None:
 
 
 def rows_of(figures: dict) -> list[tuple[str, str, str]]:
-    """Return the rows of the table: what is right of captions with the new word, and of old ones."""
+    """Return the rows of the table: what is right of captions with the new word, and of old."""
     named = {
         ("new", "word"): f"the new word, {WORD}, is there",
         ("new", "all"): "captions with the new word: all right",
