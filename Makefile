@@ -114,6 +114,7 @@ benchmarks: setup-torch setup-tpu setup-gpu
 	done; \
 	$(BIN)/python benchmarks/compile_time.py --out benchmarks/results || failed="$$failed compile_time"; \
 	$(BIN)/python benchmarks/large_pictures.py --out benchmarks/results || failed="$$failed large_pictures"; \
+	$(BIN)/python benchmarks/finetune_memory.py --out benchmarks/results || failed="$$failed finetune_memory"; \
 	[ -z "$$failed" ] || { echo "missed their bars:$$failed" >&2; exit 1; }
 
 lint: setup

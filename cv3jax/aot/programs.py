@@ -4,7 +4,8 @@
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -64,8 +65,9 @@ class Program(NamedTuple):
     images: int  # in one execution, over all devices
     microbatches: int
     params: Any  # of the model that the program runs, as shapes
-    # what the command keeps on the devices meanwhile without handing it to the program, as shapes
-    beside: Any = ()
+    # name → what the command keeps on the devices meanwhile without handing it to the program, as
+    # shapes
+    beside: Mapping[str, Any] = MappingProxyType({})
 
 
 def program(
@@ -116,12 +118,12 @@ def program(
         params = programs.aside["base"]
     if step == "encode":
         args, shapes = encode_args(programs), programs.frozen
-        stays = (programs.like, programs.aside, programs.batch)
+        stays = {"train state": programs.like, **programs.aside, "batch": programs.batch}
         return Program(programs.encode, args, plan.mesh, size, plan.accumulate, shapes, stays)
     if step in ("train", "later"):
         args = train_args(programs)
         params = {"base": params, "adapter": programs.like.params} if adapter else params
-        stays = (programs.frozen, programs.batch)  # that is the batch of the next step
+        stays = {**programs.frozen, "next batch": programs.batch}
         return Program(programs.train, args, plan.mesh, size, plan.accumulate, params, stays)
     # for a distillation, the student of the last round
     steps = stage.sample.steps if distilled is None else distilled.rounds[-1].steps
@@ -151,7 +153,8 @@ def _vae(settings: StageSettings, plan: MeshPlan, step: str) -> Program:
     batch = batch_like(settings, plan.mesh)
     args, params = (made.like, {}, batch), made.like.params
     size = settings.batch.size
-    return Program(made.train, args, plan.mesh, size, plan.accumulate, params, batch)
+    stays = {"next batch": batch}
+    return Program(made.train, args, plan.mesh, size, plan.accumulate, params, stays)
 
 
 def _sample(

@@ -74,10 +74,13 @@ def memory(f: dict) -> str:
         )
     )
     if usable != capacity:
-        usable = f"{usable} ({f['usable_bytes'] / f['capacity_bytes']:.0%} of {capacity})"
+        share = f"{f['usable_bytes'] / f['capacity_bytes']:.0%}"
+        usable = f"{usable} ({share} of {capacity}, which JAX takes)"
     of = f"of {usable}: {'fits' if f['fits'] else 'DOES NOT FIT'}"
     if f["beside_bytes_per_chip"]:
-        of = f"+ {beside} held beside it = {gb(f['total_bytes_per_chip'])} {of}"
+        parts = ", ".join(f"{name} {gb(size)}" for name, size in f.get("beside", {}).items())
+        shown = f" ({parts})" if parts else ""
+        of = f"+ {beside} held beside it{shown} = {gb(f['total_bytes_per_chip'])} {of}"
     if f["output_bytes_per_chip"] is None:
         arguments = gb(f["argument_bytes_per_chip"])
         return f"the compiler ran out of memory: it needs {peak} ({arguments} of it arguments) {of}"

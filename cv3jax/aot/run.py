@@ -119,6 +119,7 @@ def analyse(
                 f"the compiled step cannot be read ({first_line(e, 300)}); please report it"
             ) from e
     seconds, chips = progress.end(), len(where.devices)
+    beside = {name: held(tree) for name, tree in work.beside.items()}
     figures = {
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(work.params)),
         "chips": chips,
@@ -127,7 +128,8 @@ def analyse(
         "images": work.images,
         "microbatches": work.microbatches,
         **memory,
-        **room(where.chip, memory["peak_bytes_per_chip"], held(work.beside)),
+        **room(where.chip, memory["peak_bytes_per_chip"], sum(beside.values())),
+        "beside": beside,
         "flops_per_step": counted.total,
         "flops_per_image": counted.total / work.images,
         "flops_by_kind": counted.kinds,

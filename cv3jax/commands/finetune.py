@@ -4,12 +4,17 @@ The stage itself is frozen. The adapter is WORKDIR/lora/adapter.safetensors. An 
 resumed.
 """
 
+import functools
 from pathlib import Path
+
+from ml_collections import ConfigDict
 
 from cv3jax import recipes
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands.train import add_run, train_adapter
 from cv3jax.distributed import processes
+from cv3jax.lora.parsing import parse_lora, parse_pictures
+from cv3jax.lora.picture_settings import PictureSettings
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import check_json
@@ -26,7 +31,10 @@ def parser() -> Parser:
         required=True,
         type=Path,
         metavar="DIR",
-        help="the pictures to learn from: a directory of records, as `cv3jax data pack` writes it",
+        help=(
+            "the pictures to learn from: a folder with captions in .txt files or in folders' names"
+            " such as 10_red_teapot, or records of `cv3jax data pack`"
+        ),
     )
     command_line.add_checkpoint(made, "the trained cascade whose stage is adapted")
     add_run(made)
@@ -44,5 +52,21 @@ def main(argv: list[str] | None = None) -> None:
             f"--config={args.config} trains a whole stage; run it with cv3jax train, or give the"
             " recipe of an adapter, such as lora_base"
         )
-    config.cascade, config.data.path = str(args.checkpoint), str(args.pictures)
-    train_adapter(config, args)
+    if not args.pictures.is_dir():
+        raise InputError(
+            f"--pictures {args.pictures} is no folder; give a folder of pictures with captions"
+        )
+    config.cascade = str(args.checkpoint)
+    chosen = parse_pictures(config)
+    train_adapter(config, args, functools.partial(prepared, args.pictures, chosen))
+
+
+def prepared(
+    pictures: Path, chosen: PictureSettings, config: ConfigDict, workdir: Path
+) -> ConfigDict:
+    """Return the recipe on records and a feature cache of these pictures, which are made first."""
+    from cv3jax.lora.small_sets import prepare
+
+    config = config.copy_and_resolve_references()
+    config.data.update(prepare(pictures, workdir, parse_lora(config).stage, chosen))
+    return config

@@ -5,6 +5,7 @@ An existing workdir is resumed.
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -70,8 +71,15 @@ def main(argv: list[str] | None = None) -> None:
     _train(run, settings, args, recipes.source(args.config, config), "checkpoint", "cascade")
 
 
-def train_adapter(config: ConfigDict, args: argparse.Namespace) -> None:
-    """Train the adapter that a recipe describes. Raises InputError as `main` does."""
+def train_adapter(
+    config: ConfigDict,
+    args: argparse.Namespace,
+    prepare: Callable[[ConfigDict, Path], ConfigDict] | None = None,
+) -> None:
+    """Train the adapter that a recipe describes. Raises InputError as `main` does.
+
+    prepare: returns the recipe on data that it makes under the workdir, before training.
+    """
     settings = parse_lora(config)
     check_stage_inputs(settings.stage)
     if settings.base:
@@ -80,7 +88,15 @@ def train_adapter(config: ConfigDict, args: argparse.Namespace) -> None:
     with loading():
         from cv3jax.lora.run import run
 
-    _train(run, settings, args, recipes.source(args.config, config), "adapter", "lora")
+    def prepared(settings: Any, workdir: Path, *given: Any) -> dict:
+        if prepare is None:
+            return run(settings, workdir, *given)
+        changed = prepare(config, workdir)
+        resume_from, allowed, _, scorers = given
+        source = recipes.source(args.config, changed)
+        return run(parse_lora(changed), workdir, resume_from, allowed, source, scorers)
+
+    _train(prepared, settings, args, recipes.source(args.config, config), "adapter", "lora")
 
 
 def _train(

@@ -129,7 +129,7 @@ def compiler(
         if w_dim not in known:
             one = programs(w_dim)
             pairs = [(one.train, train_args(one)), (one.encode, encode_args(one))]
-            beside = (frozen.params, one.aside["teacher"])
+            beside = {**frozen.params, "teacher": one.aside["teacher"]}
             train, *encode = compiled_and_announced(
                 pairs[: 1 if known else 2], one.like, beside, (one.batch, train_args(one)[2])
             )

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from cv3jax.fields import Described, described
+from cv3jax.lora.picture_settings import PictureSettings
 from cv3jax.lora.settings import OWN, LoraSettings
 from cv3jax.training.parsing import parse_stage, section, stage_fields
 from data_pipeline.io.errors import InputError
@@ -24,5 +25,15 @@ def parse_lora(config: ConfigDict) -> LoraSettings:
 
 def lora_fields(stage: str) -> dict[str, Described]:
     """Return dotted name → meaning and rule of every field that such a recipe may have."""
-    own = described(LoraSettings).items()
-    return stage_fields(stage) | OWN | {f"lora.{name}": one for name, one in own}
+    found = stage_fields(stage) | OWN
+    for name, cls in (("lora", LoraSettings), ("pictures", PictureSettings)):
+        found |= {f"{name}.{field}": one for field, one in described(cls).items()}
+    return found
+
+
+def parse_pictures(config: ConfigDict) -> PictureSettings:
+    """Return what a recipe says of its folder of pictures; the defaults where it says nothing.
+
+    Raises InputError on a field out of range.
+    """
+    return section(PictureSettings, config.get("pictures", {}), "pictures")

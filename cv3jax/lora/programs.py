@@ -75,9 +75,8 @@ def parts_of(settings: LoraSettings, network: Network) -> Parts:
     shapes = as_computed(model_shapes(network.model, network.text_width), dtype)
     constants = constants_of(settings, shapes)
     trained = init_of(settings)(network.model, network.text_width)
-    all_shapes = adapters.joined(
-        shapes, jax.eval_shape(trained, jax.random.key(0)), abstract(constants)
-    )
+    adapter = jax.eval_shape(trained, jax.random.key(0))
+    all_shapes = adapters.joined(shapes, adapter, abstract(constants))
     base = Layout(mesh, tree_specs(shapes, mesh), dtype)
     return Parts(shapes, constants, base, base._replace(specs=tree_specs(all_shapes, mesh)))
 

@@ -12,6 +12,8 @@ from cv3jax.lora.features import features_of
 from cv3jax.lora.picture_settings import PictureSettings
 from cv3jax.lora.pictures import Seen, records_of
 from cv3jax.training.settings import StageSettings
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import check_directory
 
 
 def prepare(
@@ -19,23 +21,33 @@ def prepare(
 ) -> dict[str, str]:
     """Return {field: value} of config.data for a fine-tune on a folder of pictures.
 
-    They are data.path, and data.cache where the stage can read one. Process 0 makes what they name.
+    They are path, and cache where the stage can read one. Process 0 makes what they name. A folder
+    of records is taken as it is.
 
     Raises:
         InputError: the folder, a picture, the checkpoint or the recipe does not fit.
         StoppedError: a signal came; the same command continues.
         OSError: the machine fails; the same command continues.
     """
+    check_directory(workdir, "--workdir")
+    packed = (pictures / "dataset_info.json").is_file()
+    if packed and chosen.class_prompt:
+        raise InputError(
+            f"config.pictures.class_prompt = {chosen.class_prompt}: {pictures} holds records, to"
+            " which class pictures are not added; give the folder of pictures, or no class_prompt"
+        )
 
     def make() -> dict[str, str]:
-        prior = draw_class_pictures(settings, chosen, workdir)
-        seen = Seen(settings.data.image_size, settings.data.min_side or 0)
-        records = records_of(pictures, workdir, chosen, seen, prior)
-        fields = {"data.path": str(records)}
+        records = pictures
+        if not packed:
+            prior = draw_class_pictures(settings, chosen, workdir)
+            seen = Seen(settings.data.image_size, settings.data.min_side or 0)
+            records = records_of(pictures, workdir, chosen, seen, prior)
+        fields = {"path": str(records)}
         if chosen.cache:
             data = dataclasses.replace(settings.data, path=str(records), cache=None)
             features = features_of(dataclasses.replace(settings, data=data), workdir)
-            fields |= {} if features is None else {"data.cache": str(features)}
+            fields |= {} if features is None else {"cache": str(features)}
         return fields
 
     return processes.first("pictures", make)

@@ -94,7 +94,9 @@ class AutoencoderStage:
         like = batch_like(self._settings, self._mesh.mesh)
         batches = [of_size(like, size) for size in self.data.sizes]
         programs = [(self._program.train, (self.like, kept, batch)) for batch in batches]
-        compiled = compiled_and_announced(programs, self.like, kept, max(batches, key=held))
+        compiled = compiled_and_announced(
+            programs, self.like, {"perceptual": kept}, max(batches, key=held)
+        )
         self._compiled = dict(zip(self.data.sizes, compiled, strict=True))
 
     def step(self, state: Any, batch: dict) -> tuple[Any, dict]:

@@ -116,10 +116,8 @@ class DiffusionStage:
             for pair in ((one.encode, encode_args(one)), (one.train, train_args(one)))
         ]
         largest = max(sizes.values(), key=lambda one: held(one.batch))
-        batches, frozen = (
-            (largest.batch, train_args(largest)[2]),
-            (self._frozen.params, self._aside),
-        )
+        batches = (largest.batch, train_args(largest)[2])
+        frozen = {**self._frozen.params, **self._aside}
         made = compiled_and_announced(pairs, self.like, frozen, batches)
         both = zip(made[::2], made[1::2], strict=True)
         self._compiled = dict(zip(sizes, both, strict=True))

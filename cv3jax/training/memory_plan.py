@@ -4,7 +4,7 @@ It is printed before the first step, when the programs are compiled and nothing 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,37 +22,45 @@ def held(tree: Any) -> int:
     )
 
 
-def memory_plan(state: Any, frozen: Any, batches: Any, compiled: list[Any]) -> dict[str, int]:
+def memory_plan(
+    state: Any, frozen: Mapping[str, Any], batches: Any, compiled: list[Any]
+) -> dict[str, int]:
     """Return {kind: bytes per device}.
 
-    The kinds are the parts of the state, the frozen parameters, the batches, and the most that a
-    program needs besides.
+    The kinds are the parts of the state, each of the frozen parts by its name, the batches, and the
+    most that a program needs besides.
     """
     return {
         "parameters": held(state.params),
         "moments": held(state.opt_state),
         "EMA": held(state.ema),
-        "frozen": held(frozen),
+        **{name: held(tree) for name, tree in frozen.items()},
         "batch": held(batches),
         "activations": max(program.memory_analysis().temp_size_in_bytes for program in compiled),
     }
 
 
 def plan_line(plan: dict[str, int], device: Any) -> str:
-    """Return the plan in one line, with the device's capacity where the backend reports it."""
+    """Return the plan in one line.
+
+    Where the backend reports how much JAX takes of the device's memory, it says so, and what to do
+    where that is too little.
+    """
     parts = ", ".join(f"{kind} {size / GB:.2f}" for kind, size in plan.items() if size)
-    limit = (device.memory_stats() or {}).get("bytes_limit")
-    return f"memory per device, GB: {parts}; {sum(plan.values()) / GB:.2f} in all" + (
-        f" of {limit / GB:.2f}" if limit else ""
-    )
+    total, limit = sum(plan.values()), (device.memory_stats() or {}).get("bytes_limit")
+    line = f"memory per device, GB: {parts}; {total / GB:.2f} in all"
+    if not limit:
+        return line
+    line += f" of {limit / GB:.2f} that JAX takes"
+    return f"{line}; that is too little: lower config.batch.per_device" if total > limit else line
 
 
 def compiled_and_announced(
-    programs: list[tuple[Callable, tuple]], state: Any, frozen: Any, batches: Any
+    programs: list[tuple[Callable, tuple]], state: Any, frozen: Mapping[str, Any], batches: Any
 ) -> list[Callable]:
     """Return `programs`, compiled, and print their memory plan to stderr.
 
-    programs: (jitted function, the shapes it is called with).
+    programs: (jitted function, the shapes it is called with). frozen: by name.
     """
     with waiting("compiling the train step"):
         compiled = [jitted.lower(*args).compile() for jitted, args in programs]

@@ -17,7 +17,7 @@ from cv3jax.aot.run import room
 from cv3jax.cli import run_command
 from cv3jax.distillation.parsing import parse_recipe
 from cv3jax.distributed import backend
-from cv3jax.training.memory_plan import held
+from cv3jax.training.memory_plan import held, plan_line
 
 NAMES = (backend.POOL, backend.OLD_POOL)
 
@@ -38,8 +38,8 @@ def test_each_of_a_runs_programs_has_the_others_arrays_beside_it(recipe):
     train, encode = made(recipe, "train"), made(recipe, "encode")
     state, aside, _ = train.args
     encoders, batch, *_ = encode.args
-    assert held(train.beside) == held(encoders) + held(batch)
-    assert held(encode.beside) == held(state) + held(aside) + held(batch)
+    assert held(dict(train.beside)) == held(encoders) + held(batch)
+    assert held(dict(encode.beside)) == held(state) + held(aside) + held(batch)
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
@@ -58,7 +58,7 @@ def test_a_relays_sampler_has_the_base_beside_it():
 
 def test_the_autoencoders_run_has_its_next_batch_beside_it():
     work = made("scenes_vae:tiny", "train")
-    assert held(work.beside) == held(work.args[2]) > 0
+    assert held(dict(work.beside)) == held(work.args[2]) > 0
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,48 @@ def test_the_report_adds_up():
     line = "+ 1.00 GB held beside it = 13.00 GB of"
     assert f"12.00 GB {line} 16.00 GB: fits" in text({"config": "a", **fake_figures()})
     gpu = fake_figures(capacity_bytes=20 * 10**9, usable_bytes=12 * 10**9, fits=False)
-    assert f"{line} 12.00 GB (60% of 20.00 GB): DOES NOT FIT" in text({"config": "a", **gpu})
+    assert f"{line} 12.00 GB (60% of 20.00 GB, which JAX takes): DOES NOT FIT" in text(
+        {"config": "a", **gpu}
+    )
     out = fake_figures(output_bytes_per_chip=None, fits=False)
     assert f"needs 12.00 GB (3.00 GB of it arguments) {line}" in text({"config": "a", **out})
+    named = fake_figures(beside={"t5": 9 * 10**8, "next batch": 10**8})
+    line = "+ 1.00 GB held beside it (t5 0.90 GB, next batch 0.10 GB) = 13.00 GB of"
+    assert line in text({"config": "a", **named})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "step", "names"),
+    [
+        ("scenes_base:tiny", "train", {"vae", "t5", "next batch"}),
+        ("scenes_base:tiny", "encode", {"train state", "batch"}),
+        ("scenes_distill_base:tiny", "encode", {"train state", "teacher", "batch"}),
+        ("lora_base:tiny", "encode", {"train state", "base", "batch"}),
+        ("lora_base:tiny", "train", {"vae", "t5", "next batch"}),
+    ],
+)
+def test_what_is_beside_a_program_has_a_name(recipe, step, names):
+    beside = made(recipe, step).beside
+    assert names <= set(beside)
+    assert all(held(beside[name]) > 0 for name in names)
+
+
+class Card:
+    """A device of which JAX takes so many bytes, or does not say."""
+
+    def __init__(self, limit):
+        self.memory_stats = lambda: limit and {"bytes_limit": limit}
+
+
+def test_a_runs_plan_names_the_encoders_and_says_what_is_too_much():
+    plan = {"parameters": 10**9, "t5": 9 * 10**9, "base": 0, "activations": 2 * 10**9}
+    said = "memory per device, GB: parameters 1.00, t5 9.00, activations 2.00; 12.00 in all"
+    assert plan_line(plan, Card(None)) == said
+    assert plan_line(plan, Card(21_600_000_000)) == f"{said} of 21.60 that JAX takes"
+    tight = plan_line(plan, Card(11 * 10**9))
+    assert tight == (
+        f"{said} of 11.00 that JAX takes; that is too little: lower config.batch.per_device"
+    )
 
 
 @pytest.mark.parametrize(

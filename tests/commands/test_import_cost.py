@@ -64,6 +64,11 @@ train --config=scenes_vae --workdir w --config.profile.steps=9:1 | config.profil
 train --config=scenes_vae --workdir w --config.data.path=nope | no records at nope
 train --config=scenes_base --workdir w --config.cascade=nope | nope is not a checkpoint
 train --config=scenes_vae --workdir w --num-processes 2 | must be given together with
+finetune --config=scenes_base --pictures . --checkpoint scenes --workdir w | trains a whole stage
+finetune --config=scenes_lora --pictures nope --checkpoint scenes --workdir w | no records at nope
+finetune --config=scenes_lora --pictures . --checkpoint nope --workdir w | nope is not a checkpoint
+train --config=scenes_lora --workdir w --config.lora.rank=0 | config.lora.rank = 0
+train --config=scenes_lora --workdir w --config.lora.targets= | config.lora.targets
 distill --config=scenes_base --workdir w | the recipe has no section distill
 distill --config=distill_base --workdir w --config.distill.target=fog | config.distill.target
 config nope | unknown recipe 'nope'

@@ -17,6 +17,7 @@ from cv3jax.commands import bench_serve, serve
 from cv3jax.distillation import run as distillation
 from cv3jax.evaluation import run as evaluation
 from cv3jax.evaluation.ablations import run as ablations
+from cv3jax.lora import run as adapting
 from cv3jax.precompute import run as precompute
 from cv3jax.quickstart import run as quickstart
 from cv3jax.sampling import enlarge, few
@@ -38,6 +39,11 @@ WORK = {
         "images",
     ),
     "train": ("--config=scenes_vae:tiny --workdir {at}/w", (training, "run"), "steps"),
+    "finetune": (
+        "--config=scenes_lora:tiny --pictures {at} --checkpoint scenes_teacher --workdir {at}/w",
+        (adapting, "run"),
+        "steps",
+    ),
     "distill": (
         "--config=scenes_distill_base:tiny --workdir {at}/w --config.cascade=scenes_teacher",
         (distillation, "run"),
@@ -60,6 +66,7 @@ WORK = {
         "images",
     ),
 }
+TIMED = ("train", "finetune", "distill")  # their seconds are a number
 FIGURES = {
     "stage": "vae",
     "steps": 3,
@@ -88,7 +95,7 @@ def test_a_command_s_figures_are_where_they_are_asked_for(
     name, target, tmp_path, monkeypatch, capsys
 ):
     flags, (module, function), figure = WORK[name]
-    figures = {**FIGURES, "seconds": 1.0} if name in ("train", "distill") else FIGURES
+    figures = {**FIGURES, "seconds": 1.0} if name in TIMED else FIGURES
 
     def work(*args, **options):
         print("said while it works")

@@ -24,6 +24,10 @@ STARTS = {
     "quickstart": ("jax", "--tiny --workdir {out}"),
     "convert": ("jax", "--checkpoint scenes --to sat --out {out}"),
     "train": ("jax", "--config=scenes_vae:tiny --workdir {out} --config.data.path={data}"),
+    "finetune": (
+        "jax",
+        "--config=scenes_lora:tiny --pictures {data} --checkpoint scenes_teacher --workdir {out}",
+    ),
     "distill": (
         "jax",
         "--config=scenes_distill_base:tiny --workdir {out} --config.data.path={data}"

@@ -6,6 +6,7 @@ The packaged scenes draw and encode; training on the result is what a run does.
 import collections
 import dataclasses
 import signal
+from pathlib import Path
 
 import jax
 import pytest
@@ -48,10 +49,10 @@ def test_latents_and_text_are_encoded_once_and_training_reads_them(folder, tmp_p
     settings = settings_of(*FIXED)
     fields = small_sets.prepare(folder, workdir, settings, chosen)
     assert fields == {
-        "data.path": str(workdir / "pictures"),
-        "data.cache": str(workdir / "features"),
+        "path": str(workdir / "pictures"),
+        "cache": str(workdir / "features"),
     }
-    cache = open_cache(fields["data.cache"], open_records(fields["data.path"]))
+    cache = open_cache(fields["cache"], open_records(fields["path"]))
     assert len(cache) == 4  # each picture once, however often it occurs
     assert cache.identity["latents"]["dtype"] == cache.identity["text"]["dtype"] == "float32"
 
@@ -65,7 +66,7 @@ def test_latents_and_text_are_encoded_once_and_training_reads_them(folder, tmp_p
     small_sets.prepare(folder, workdir, settings, chosen)
     assert "5 records encoded" in capsys.readouterr().err
 
-    given = [f"{name}={value}" for name, value in fields.items()]
+    given = [f"data.{name}={value}" for name, value in fields.items()]
     settings = settings_of(*FIXED, *given, "batch.size=13")  # an epoch: 2 × 5 + 3
     records = open_data(settings.data)
     cache = open_feature_cache(settings, *frozen_description(settings), records)
@@ -93,7 +94,7 @@ def test_without_a_cache_only_the_records_are_made(folder, tmp_path):
     fields = small_sets.prepare(
         folder, tmp_path / "w", settings_of(*FIXED), PictureSettings(cache=False)
     )
-    assert fields == {"data.path": str(tmp_path / "w" / "pictures")}
+    assert fields == {"path": str(tmp_path / "w" / "pictures")}
     assert not (tmp_path / "w" / "features").exists()
 
 
@@ -119,9 +120,7 @@ def test_class_pictures_are_of_the_fine_tuned_checkpoint_and_have_the_class_prom
     drawn = Drawn(monkeypatch)
     chosen = PictureSettings(class_prompt="a kite", class_pictures=3, cache=False)
     settings = settings_of(*FIXED)
-    records = open_records(
-        small_sets.prepare(folder, tmp_path / "w", settings, chosen)["data.path"]
-    )
+    records = open_records(small_sets.prepare(folder, tmp_path / "w", settings, chosen)["path"])
     ((source, pictures, _, _),) = drawn.calls
     assert source == tiny_runs.trained("base").workdir / "cascade"
     assert pictures.size == (settings.data.whole_side, settings.data.whole_side)
@@ -134,7 +133,7 @@ def test_class_pictures_are_of_the_fine_tuned_checkpoint_and_have_the_class_prom
 
     fewer = dataclasses.replace(chosen, class_pictures=2)
     prepared = small_sets.prepare(folder, tmp_path / "w", settings, fewer)
-    assert len(open_records(prepared["data.path"])) == 6
+    assert len(open_records(prepared["path"])) == 6
     assert len(drawn.calls[-1][1].prompts.read_text().splitlines()) == 3  # the plan stays
 
 
@@ -166,3 +165,12 @@ def test_a_checkpoint_that_cannot_draw_is_refused(tmp_path):
     settings = settings_of(*FIXED, f"cascade={tiny_runs.trained('vae').workdir}")
     with pytest.raises(InputError, match="has no base stage"):
         class_pictures.draw_class_pictures(settings, chosen, tmp_path)
+
+
+def test_records_are_taken_as_they_are(folder, tmp_path):
+    settings, chosen = settings_of(*FIXED), PictureSettings(cache=False)
+    made = small_sets.prepare(folder, tmp_path / "w", settings, chosen)["path"]
+    assert small_sets.prepare(Path(made), tmp_path / "v", settings, chosen) == {"path": made}
+    with_class = dataclasses.replace(chosen, class_prompt="a kite")
+    with pytest.raises(InputError, match=r"pictures\.class_prompt = a kite: .* holds records"):
+        small_sets.prepare(Path(made), tmp_path / "v", settings, with_class)

@@ -25,6 +25,7 @@ DRAW = re.compile(
 TRAINING = (
     "cv3jax/training",
     "cv3jax/distillation",
+    "cv3jax/lora",
     "cv3jax/diffusion",
     "cv3jax/optim",
     "data_pipeline/loading",
@@ -48,6 +49,7 @@ NO_STEP_DRAWS = {
         "jax.random.fold_in(key, T)",
     ),
     # shapes alone
+    "cv3jax/lora/programs.py": ("jax.eval_shape(trained, jax.random.key(0))",),
     "cv3jax/training/state.py": ("key = jax.random.key(seed)",),
     "cv3jax/training/frozen.py": ("jax.eval_shape(init, jax.random.key(0))",),
     "data_pipeline/loading/damaged.py": ("start = pick.cell, rng.bit_generator.state",),  # no draw
@@ -170,6 +172,10 @@ def test_no_field_of_a_recipe_is_without_a_mutant(mutants):
     own = {"rounds", "target", "ema", "w", "diverged", "student"}
     assert own <= given
     there |= (given - own) | {f"distill.{name}" for name in own}
+    given = fields(parse_recipe(recipes.load("scenes_lora", [])))
+    own = {"rank", "alpha", "rslora", "dropout", "dora", "targets"}
+    assert own <= given
+    there |= (given - own) | {f"lora.{name}" for name in own}
     there = {name for name in there if not any(one.startswith(f"{name}.") for one in there)}
     mutated = {mutant.of.partition(":")[0] for mutant in mutants}
 

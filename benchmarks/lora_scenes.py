@@ -1,0 +1,146 @@
+"""Teach the packaged base of scenes a colour that no training picture had, by an adapter.
+
+    python benchmarks/lora_scenes.py --json benchmarks/results/lora_scenes.json
+
+The adapter of `scenes_lora` is trained on 200 pictures of 64² in each of which one object is teal.
+Pictures of captions with the new word and of the old ones are drawn before and after, from the same
+noise, and judged by pixels. Exits 1 if a bar is missed.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import measure
+import numpy as np
+from safetensors.numpy import load_file
+
+from cv3jax.cascade.pipeline import Cascade, load
+from cv3jax.distributed.backend import tune_cpu
+from cv3jax.models import adapters
+from data_pipeline.scenes import grammar
+from data_pipeline.scenes.judge import judge
+from data_pipeline.scenes.vision import see
+
+WORD, TEACHER, PICTURES = "teal", "scenes_teacher", 200
+# share of new captions whose teal thing is there; by how much old captions may be less often right;
+# seconds; largest difference of merged and unmerged pictures of latents, relative
+BARS = {"word": 0.8, "old": 0.03, "seconds": 600}
+SEED, AT_ONCE = 77, 50
+
+
+def captions(count: int, new: str | None) -> list[str]:
+    """Return the captions of scenes that are in no data set here, every second one textured."""
+    return [
+        grammar.caption(grammar.sample_scene(SEED, i, textured=float(i % 2), new=new))
+        for i in range(count)
+    ]
+
+
+def drawn(cascade: Cascade, texts: list[str]) -> list[np.ndarray]:
+    """Return the base's picture of each caption; that of number i has the seed i."""
+    side, made = cascade.description.stages["base"].image_size, []
+    for start in range(0, len(texts), AT_ONCE):
+        rows = np.arange(start, start + AT_ONCE) % len(texts)
+        keys = jax.vmap(jax.random.key)(jnp.asarray(rows))
+        text = cascade.text([texts[i] for i in rows])
+        latents = cascade.stage("base", text, keys, cascade.noise(keys, side))
+        made += list(cascade.decode(latents))
+    return made[: len(texts)]
+
+
+def has_word(image: np.ndarray, text: str) -> bool:
+    """Return whether the picture has a thing of the new colour, with the captioned shape."""
+    wanted = {o["shape"] for o in grammar.parse(text)["objects"] if o["colour"] == WORD}
+    found = [thing for thing in see(image, (WORD,)).things if thing.colour == WORD]
+    return len(found) == 1 and found[0].shape in wanted
+
+
+def shares(images: list[np.ndarray], texts: list[str]) -> dict[str, float]:
+    """Return the share of pictures that are right, by property; `word` of captions that have it."""
+    said = [judge(*pair, (WORD,)) for pair in zip(images, texts, strict=True)]
+    found = {name: float(np.mean([one[name] for one in said])) for name in said[0]}
+    if any(WORD in text for text in texts):
+        word = [has_word(*pair) for pair in zip(images, texts, strict=True)]
+        found["word"] = float(np.mean(word))
+    return found
+
+
+def tree_of(file: Path) -> dict:
+    """Return an adapter's file as a tree."""
+    tree: dict = {}
+    for name, leaf in load_file(file).items():
+        *parts, last = name.split("/")
+        node = tree
+        for part in parts:
+            node = node.setdefault(part, {})
+        node[last] = jnp.asarray(leaf)
+    return tree
+
+
+def command(*words: str) -> None:
+    """Run a command of cv3jax."""
+    subprocess.run([sys.executable, "-m", "cv3jax", *words], check=True)
+
+
+def main() -> None:
+    """Train, draw, judge and report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=200, help="captions of each kind")
+    parser.add_argument("--workdir", type=Path, help="where the run is kept (default: nowhere)")
+    parser.add_argument("--json", type=Path)
+    args, fields = parser.parse_known_args()
+    tune_cpu()
+    with tempfile.TemporaryDirectory() as place:
+        folder = args.workdir or Path(place)
+        folder.mkdir(parents=True, exist_ok=True)
+        data, run = folder / "pictures", folder / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        if not data.exists():
+            size = ("--size", "64", "--seed", "1", "--shards", "1")
+            command(
+                "data", "scenes", "--out", f"{data}", "--num", f"{PICTURES}", "--new", WORD, *size
+            )
+        began = time.perf_counter()
+        where = ("--pictures", f"{data}", "--checkpoint", TEACHER, "--workdir", f"{run}")
+        command("finetune", "--config=scenes_lora", *where, *fields)
+        seconds = time.perf_counter() - began
+        tree = tree_of(run / "lora" / "adapter.safetensors")
+    before = load(TEACHER)
+    base = before.params["base"]
+    after = before.with_params("base", jax.jit(adapters.merged)(base, tree))
+    kinds = {"new": captions(args.count, WORD), "old": captions(args.count, None)}
+    figures = {
+        kind: {
+            when: shares(drawn(cascade, texts), texts)
+            for when, cascade in (("before", before), ("after", after))
+        }
+        for kind, texts in kinds.items()
+    }
+    figures |= {"seconds": seconds, "count": args.count, "pictures": PICTURES, "fields": fields}
+    figures |= {"hardware": measure.hardware()} if hasattr(measure, "hardware") else {}
+    lost = figures["old"]["before"]["all"] - figures["old"]["after"]["all"]
+    missed = [
+        name
+        for name, fine in (
+            ("word", figures["new"]["after"]["word"] >= BARS["word"]),
+            ("old", lost <= BARS["old"]),
+            ("seconds", seconds <= BARS["seconds"]),
+        )
+        if not fine
+    ]
+    print(json.dumps(figures, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+    sys.exit(f"missed: {', '.join(missed)}" if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
