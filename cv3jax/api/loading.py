@@ -7,6 +7,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from cv3jax.adapters.applied import applied_to
+from cv3jax.adapters.given import parse_all
 from cv3jax.api.environment import prepare, value_errors
 from cv3jax.api.recording import Recorder
 from cv3jax.cascade import pipeline
@@ -14,8 +16,6 @@ from cv3jax.checkpoints import cascades
 from cv3jax.distributed import parse_axes
 from cv3jax.distributed.mesh import AXES, make_mesh
 from cv3jax.kernels import KINDS
-from cv3jax.lora.applied import applied_to
-from cv3jax.lora.given import parse_all
 from cv3jax.sampling.png_record import DTYPES
 from data_pipeline.io.arguments import nearest
 from data_pipeline.io.errors import first_line

@@ -3,13 +3,13 @@
 import dataclasses
 from pathlib import Path
 
+from cv3jax.adapters.applied import Loras
 from cv3jax.api.drawing import Request
 from cv3jax.cascade.own_pictures import Layers
 from cv3jax.cascade.upscaling import Enlarging, Upscaled
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.checkpoints.fingerprint import parts_fingerprint
-from cv3jax.lora.applied import Loras
 from cv3jax.sampling.metadata import Record
 from cv3jax.sampling.png_record import Checkpoint, stage_fields
 from cv3jax.sampling.upscale_metadata import pixels_of, upscaling

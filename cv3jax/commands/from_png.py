@@ -14,8 +14,8 @@ from data_pipeline.io.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cv3jax.adapters.given import LoraFile
     from cv3jax.checkpoints.description import CascadeDescription
-    from cv3jax.lora.given import LoraFile
     from cv3jax.sampling.expanding import Expanding
     from cv3jax.sampling.metadata import Drawing
 
@@ -93,7 +93,7 @@ def check_loras(
     """Raise InputError where --lora does not give the adapters that drew the picture."""
     if drawing is None:
         return
-    from cv3jax.lora.applied import applied_to
+    from cv3jax.adapters.applied import applied_to
 
     applied = applied_to(given, description).applied
     ours = [(one.sha256, one.stage, one.weight) for one in applied if one.weight]

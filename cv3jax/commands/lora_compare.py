@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     stage = stage_of(args.checkpoint, args.stage)
 
     with loading():
-        from cv3jax.lora import formats, naming
-        from cv3jax.lora.measures import compared
+        from cv3jax.adapters import formats, naming
+        from cv3jax.adapters.measures import compared
 
     with reporting(args.json) as report:
         two = [formats.read(one.path, one.where) for one in given]

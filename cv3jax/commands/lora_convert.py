@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     stage = stage_of(args.checkpoint, args.stage) if args.checkpoint else None
 
     with loading():
-        from cv3jax.lora import formats, naming, trees
+        from cv3jax.adapters import formats, naming, trees
 
     with reporting(args.json) as report:
         texts = not args.without_text_encoder

@@ -79,10 +79,10 @@ def main(argv: list[str] | None = None) -> None:
         places.append((cascades.place_of(directory, args.stage), description.stages[args.stage]))
 
     with loading():
+        from cv3jax.adapters import formats
+        from cv3jax.adapters.extraction import Cut, extract
+        from cv3jax.adapters.trees import ranks_text
         from cv3jax.checkpoints import streaming
-        from cv3jax.lora import formats
-        from cv3jax.lora.extraction import Cut, extract
-        from cv3jax.lora.trees import ranks_text
 
     rank = args.rank or (RANK if args.energy is None else MOST)
     with reporting(args.json) as report:

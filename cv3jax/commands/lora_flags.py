@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from cv3jax.lora.given import FLAG, LoraFile, parse_all
+from cv3jax.adapters.given import FLAG, LoraFile, parse_all
 from data_pipeline.io.errors import InputError
 
 STAGES = ("base", "relay")

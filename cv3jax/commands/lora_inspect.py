@@ -35,9 +35,9 @@ def main(argv: list[str] | None = None) -> None:
     given = lora_flags.files(args)
 
     with loading():
-        from cv3jax.lora import formats, naming
-        from cv3jax.lora.digest import digest_of
-        from cv3jax.lora.measures import by_kind, counted_ranks, layers_of
+        from cv3jax.adapters import formats, naming
+        from cv3jax.adapters.digest import digest_of
+        from cv3jax.adapters.measures import by_kind, counted_ranks, layers_of
 
     with reporting(args.json) as report:
         found = []

@@ -3,11 +3,11 @@
 It needs no adapter later, and samples, serves and exports as any other.
 """
 
+from cv3jax.adapters.given import parse_all
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands import lora_flags
 from cv3jax.distributed.backend import loading
-from cv3jax.lora.given import parse_all
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting, tell_json
@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     description = cascades.read_cascade(checkpoint)[1]
 
     with loading():
-        from cv3jax.lora.applied import applied_to
-        from cv3jax.lora.into_cascade import merge
+        from cv3jax.adapters.applied import applied_to
+        from cv3jax.adapters.into_cascade import merge
 
     with reporting(args.json) as report:
         loras = applied_to(given, description)

@@ -7,6 +7,7 @@ import argparse
 import time
 from pathlib import Path
 
+from cv3jax.adapters.given import parse_all
 from cv3jax.cascade.limits import check_trained
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import Size, drawn_sizes, parse_size
@@ -18,7 +19,6 @@ from cv3jax.commands import expansion_flags, from_png, lora_flags
 from cv3jax.distributed import parse_axes
 from cv3jax.distributed.backend import loading
 from cv3jax.distributed.independent import which_share
-from cv3jax.lora.given import parse_all
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.io import locks, signals
 from data_pipeline.io.arguments import Parser, pair

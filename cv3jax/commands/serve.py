@@ -6,7 +6,9 @@ Requests join and leave batches between steps, and each picture is the one it wo
 import argparse
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cv3jax.cascade.sizes import Size, drawn_sizes, parse_size
@@ -23,6 +25,7 @@ from data_pipeline.io.exits import say
 from data_pipeline.io.figures import reporting
 
 if TYPE_CHECKING:
+    from cv3jax.adapters.applied import Applied
     from cv3jax.serving.http.plan import Model
     from cv3jax.serving.orders import Engine
 
@@ -48,8 +51,22 @@ def sizes_of(args: argparse.Namespace, description: CascadeDescription) -> tuple
     return tuple(dict.fromkeys(sizes))
 
 
-def open_engine(args: argparse.Namespace, sizes: tuple[Size | None, ...]) -> "Engine":
-    """Return the engine that draws, compiled and not started."""
+def adapters_of(args: argparse.Namespace, description: CascadeDescription) -> dict[str, "Applied"]:
+    """Return the adapters of --lora-dir by name. Raises InputError where one does not fit."""
+    if args.lora_dir is None:
+        return {}
+    with loading():
+        from cv3jax.adapters.folder import read_folder
+
+    return read_folder(args.lora_dir, description)
+
+
+def open_engine(
+    args: argparse.Namespace,
+    sizes: tuple[Size | None, ...],
+    loras: "Mapping[str, Applied]" = MappingProxyType({}),
+) -> "Engine":
+    """Return the engine that draws, compiled and not started. loras: adapters, by name."""
     with loading():
         from cv3jax.distributed.mesh import batch_ways, make_mesh
         from cv3jax.serving.engine.opening import EngineSettings, open_engine
@@ -62,12 +79,19 @@ def open_engine(args: argparse.Namespace, sizes: tuple[Size | None, ...]) -> "En
         tile=args.tile or 0,
         mesh=mesh,
         attention=args.attention,
+        loras=loras,
+        lora_sets=args.lora_sets,
     )
     return open_engine(args.checkpoint, settings, say)
 
 
-def model_of(args: argparse.Namespace, directory: Path, description: CascadeDescription) -> "Model":
-    """Return what the routes know of the cascade; its parameters are not loaded."""
+def model_of(
+    args: argparse.Namespace,
+    directory: Path,
+    description: CascadeDescription,
+    loras: "Mapping[str, Applied]" = MappingProxyType({}),
+) -> "Model":
+    """Return what the routes know of the cascade and its adapters; no parameters are loaded."""
     from cv3jax.checkpoints.fingerprint import parts_fingerprint
     from cv3jax.serving.http.plan import Model
     from data_pipeline.loading.tokenizer import load_tokenizer
@@ -86,6 +110,10 @@ def model_of(args: argparse.Namespace, directory: Path, description: CascadeDesc
         },
         int(time.time()),
         args.tile or 0,
+        {
+            name: {"file": one.file, "sha256": one.sha256, "stage": one.stage}
+            for name, one in loras.items()
+        },
     )
 
 
@@ -109,10 +137,10 @@ def main(argv: list[str] | None = None) -> None:
         max_wait=args.max_wait, max_queue=args.max_queue, keep=args.keep, drain=args.drain
     )
     limits.check()
+    loras = adapters_of(args, description)
+    model = model_of(args, directory, description, loras)
     with reporting(args.json) as report, locks.hold(args.workdir, "--workdir"):
-        report(
-            _serve(args, model_of(args, directory, description), sizes, (keys, limits, expanding))
-        )
+        report(_serve(args, model, sizes, (keys, limits, expanding, loras)))
 
 
 def _serve(args: argparse.Namespace, model: "Model", sizes: tuple, parts: tuple) -> dict[str, Any]:
@@ -126,7 +154,7 @@ def _serve(args: argparse.Namespace, model: "Model", sizes: tuple, parts: tuple)
     from cv3jax.web.gate import Access, hosts_of
     from cv3jax.web.listening import address_of, listen
 
-    keys, limits, expanding = parts
+    keys, limits, expanding, loras = parts
     # what cannot be is said before minutes of compiling: a journal of others, a taken port
     Journal(args.workdir / JOURNAL).close()
     check_log(args.access_log)
@@ -138,7 +166,7 @@ def _serve(args: argparse.Namespace, model: "Model", sizes: tuple, parts: tuple)
     expander = None if expanding is None else expander_of(expanding, model.tokenize)
     if expander is not None:
         expander.model.load()
-    engine = open_engine(args, sizes)
+    engine = open_engine(args, sizes, loras)
     ready = time.monotonic() - began
     where = None if args.access_log == "none" else args.access_log
     public = args.public_url and args.public_url.lower()  # as browsers write it

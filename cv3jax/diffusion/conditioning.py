@@ -85,6 +85,17 @@ def stored_text(batch: dict[str, jax.Array]) -> jax.Array:
     return text * batch["text_scale"][..., None] if "text_scale" in batch else text
 
 
+def latent_mask(mask: jax.Array, height: int) -> jax.Array:
+    """Return the share [B, h, w, 1] of each latent's pixels that counts, of `height` rows.
+
+    mask: uint8 [B, H, W], 255 where a pixel counts in full.
+    """
+    b, rows, columns = mask.shape
+    side = rows // height
+    shares = mask.astype(jnp.float32).reshape(b, height, side, columns // side, side) / 255.0
+    return shares.mean((2, 4))[..., None]
+
+
 def stage_batch(
     batch: dict[str, jax.Array],
     keys: jax.Array,
@@ -95,11 +106,12 @@ def stage_batch(
     relay: bool,
     text_drop: float,
 ) -> dict:
-    """Return what `diffusion_loss` takes: {x0, low (relay only), cond}.
+    """Return what `diffusion_loss` takes: {x0, low (relay only), mask (if there is one), cond}.
 
-    batch: of the loader, {image uint8 [B, H, W, 3], tokens [B, L], sizes [B, 6]}. A feature cache
-    (data_pipeline/records/feature_cache.py) replaces the images by {mean, dev, low_mean, low_dev},
-    the tokens by {text, text_scale}, or both. The noise has the same keys either way.
+    batch: of the loader, {image uint8 [B, H, W, 3], tokens [B, L], sizes [B, 6]}, and mask uint8
+    [B, H, W] for a masked loss. A feature cache (data_pipeline/records/feature_cache.py) replaces
+    the images by {mean, dev, low_mean, low_dev}, the tokens by {text, text_scale}, or both. The
+    noise has the same keys either way.
     """
     key_low, key_image, key_text = (
         jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(3)
@@ -112,6 +124,8 @@ def stage_batch(
         "x0": sample_latent(latents["mean"], latents["dev"], scale, key_image),
         "cond": make_cond(text, batch["sizes"]),
     }
+    if "mask" in batch:
+        out["mask"] = latent_mask(batch["mask"], out["x0"].shape[1])
     if relay:
         out["low"] = sample_latent(latents["low_mean"], latents["low_dev"], scale, key_low)
     return out

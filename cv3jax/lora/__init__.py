@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA): trained on few pictures, in files of four formats, and in a cascade.
+"""Fine-tuning by low-rank adapters (LoRA): a trained stage, frozen, learns from a few pictures.
 
-The arithmetic is in `cv3jax.models.adapters`.
+The arithmetic is in `cv3jax.models.adapters`, files and merging in `cv3jax.adapters`.
 """

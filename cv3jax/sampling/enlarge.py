@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cv3jax.adapters.applied import applied_to
+from cv3jax.adapters.given import LoraFile
 from cv3jax.cascade.automatic_tiles import settings_that_fit
 from cv3jax.cascade.memory import Pictures, planned
 from cv3jax.cascade.pipeline import load
@@ -14,8 +16,6 @@ from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.fingerprint import parts_fingerprint
 from cv3jax.distributed.backend import waiting
 from cv3jax.distributed.mesh import choose_mesh
-from cv3jax.lora.applied import applied_to
-from cv3jax.lora.given import LoraFile
 from cv3jax.sampling.batches import batch_width, steps_on
 from cv3jax.sampling.given_pictures import Given
 from cv3jax.sampling.png_record import Checkpoint

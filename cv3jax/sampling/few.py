@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from cv3jax.adapters.applied import Loras, applied_to
+from cv3jax.adapters.given import LoraFile
 from cv3jax.cascade.automatic_tiles import settings_that_fit
 from cv3jax.cascade.limits import check_trained
 from cv3jax.cascade.memory import Pictures, planned
@@ -19,8 +21,6 @@ from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.fingerprint import parts_fingerprint
 from cv3jax.distributed.backend import waiting
 from cv3jax.distributed.mesh import choose_mesh
-from cv3jax.lora.applied import Loras, applied_to
-from cv3jax.lora.given import LoraFile
 from cv3jax.reports.pictures import save_png
 from cv3jax.sampling.ablation import save_ablation
 from cv3jax.sampling.batches import batch_width, draw_batch, steps_on

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from cv3jax.adapters.applied import applied_to
+from cv3jax.adapters.given import LoraFile
 from cv3jax.cascade import memory
 from cv3jax.cascade.automatic_tiles import settings_that_fit
 from cv3jax.cascade.limits import check_trained
@@ -24,8 +26,6 @@ from cv3jax.distributed import preemption
 from cv3jax.distributed.backend import waiting
 from cv3jax.distributed.independent import Share, holding
 from cv3jax.distributed.mesh import choose_mesh
-from cv3jax.lora.applied import applied_to
-from cv3jax.lora.given import LoraFile
 from cv3jax.sampling.ablation import save_ablation
 from cv3jax.sampling.batches import batch_width, draw_batch, steps_on
 from cv3jax.sampling.expanding import Expanding

@@ -32,6 +32,7 @@ class Order:
     relay: Choice
     image: np.ndarray | None = None  # uint8 [H, W, 3] in place of what the base would draw
     previews: bool = False  # whether `Stepped` carries previews
+    loras: tuple[tuple[str, float], ...] = ()  # names of adapters, each with its weight
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,7 +58,7 @@ def loader(
             batch_size=settings.batch.size,
             image_size=settings.data.image_size,
             seed=settings.seed,
-            crop=crop_settings(settings.data),
+            crop=crop_settings(settings),
             num_threads=settings.data.threads,
             num_workers=settings.data.workers,
             buckets=settings.data.sizes,
@@ -71,8 +71,9 @@ def loader(
     )
 
 
-def crop_settings(data: DataSettings) -> CropSettings:
-    """Return how config.data crops, flips and captions a record."""
+def crop_settings(settings: StageSettings) -> CropSettings:
+    """Return how config.data crops, flips and captions a record, and whether it has a mask."""
+    data = settings.data
     return CropSettings(
         zoom=data.zoom,
         zoom_levels=data.zoom_levels,
@@ -80,6 +81,7 @@ def crop_settings(data: DataSettings) -> CropSettings:
         random_crop=data.random_crop,
         flip=data.flip,
         recaption_prob=data.recaption,
+        alpha=settings.masked,
     )
 
 
@@ -91,6 +93,7 @@ def batch_like(settings: StageSettings, mesh: Any, length: int | None = None) ->
     size, side = settings.batch.size, settings.data.image_size
     shapes = {"image": ((size, side, side, 3), np.uint8), "sizes": ((size, 6), np.int32)}
     shapes |= {} if length is None else {"tokens": ((size, length), np.int32)}
+    shapes |= {"mask": ((size, side, side), np.uint8)} if settings.masked else {}
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
         for name, (shape, dtype) in shapes.items()
@@ -98,15 +101,11 @@ def batch_like(settings: StageSettings, mesh: Any, length: int | None = None) ->
 
 
 def of_size(batch: dict, size: Size) -> dict:
-    """Return `batch_like` with images of (height, width)."""
-    if "image" not in batch:
-        return batch
-    image = batch["image"]
-    return {
-        **batch,
-        "image": jax.ShapeDtypeStruct(
-            (image.shape[0], *size, 3), image.dtype, sharding=image.sharding
-        ),
+    """Return `batch_like` with images, and masks, of (height, width)."""
+    return batch | {
+        name: jax.ShapeDtypeStruct((x.shape[0], *size, *x.shape[3:]), x.dtype, sharding=x.sharding)
+        for name, x in batch.items()
+        if name in ("image", "mask")
     }
 
 

@@ -51,6 +51,11 @@ def open_feature_cache(
     theirs = {name: dict(cache.identity[name] or {}) for name in ("view", "latents", "text")}
     if theirs["latents"]:
         check_view(settings.data)
+        if settings.masked:
+            raise InputError(
+                f"config.data.cache = {path} has latents and no masks, but config.objective.masked"
+                " is True; encode with --latents none"
+            )
         ours |= {
             "view": view(settings.data),
             "latents": latent_identity(settings, directory, description),
@@ -111,7 +116,7 @@ def prepare_of(settings: StageSettings, cache: EncodedSource) -> Prepare:
     image = None
     if not cache.identity["latents"]:
         # the feature cache has features of the first caption and of the recaption only
-        image = functools.partial(crop, settings=crop_settings(settings.data), several=False)
+        image = functools.partial(crop, settings=crop_settings(settings), several=False)
     names = tuple(name for name in arrays(settings, cache) if not name.startswith("text"))
     return CachedExamples(
         cache=cache,

@@ -104,7 +104,7 @@ class Batches:
                 batch_size=size,
                 image_size=data.image_size,
                 seed=SEED,
-                crop=crop_settings(data),
+                crop=crop_settings(settings),
                 num_threads=data.threads,
                 max_damaged=data.max_damaged,
                 shuffle=False,

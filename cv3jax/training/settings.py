@@ -219,6 +219,11 @@ class StageSettings:
             check_zero_snr(self.schedule.blur, self.objective)
 
     @property
+    def masked(self) -> bool:
+        """Return whether the loss is multiplied by the pictures' alpha channel."""
+        return isinstance(self.objective, ObjectiveSettings) and self.objective.masked
+
+    @property
     def relay(self) -> bool:
         """Return whether the stage is trained as a relay, from blurred and noisy latents."""
         return self.schedule is not None and self.schedule.relay

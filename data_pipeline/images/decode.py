@@ -197,18 +197,23 @@ def decode_rgb(image: Image.Image, *, short_side: int | None = None) -> Image.Im
     Raises:
         InputError: the pixels are damaged or truncated.
     """
+    colours, alpha = decode_layers(image, short_side=short_side)
     with _blaming(_DAMAGED):
-        if short_side is not None and image.format == "JPEG":
-            image.draft(None, (short_side, short_side))
-        return _on_white(*decode_layers(image))
+        return _on_white(colours, alpha)
 
 
-def decode_layers(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def decode_layers(
+    image: Image.Image, *, short_side: int | None = None
+) -> tuple[Image.Image, Image.Image | None]:
     """Return (the colours as RGB in sRGB, the alpha channel as L or None), both upright.
 
     image: of `open_image`, not decoded yet. The colours of transparent pixels are those of the
-    file. Raises InputError where the pixels are damaged or truncated.
+    file. short_side: as for `decode_rgb`. Raises InputError where the pixels are damaged or
+    truncated.
     """
+    if short_side is not None and image.format == "JPEG":
+        with _blaming(_DAMAGED):
+            image.draft(None, (short_side, short_side))
     _load(image)
     with _blaming(_DAMAGED):
         profile, turn = image.info.get("icc_profile"), _UPRIGHT.get(orientation(image))

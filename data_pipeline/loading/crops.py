@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_pipeline.images.decode import decode_rgb, open_image, upright_size
+from data_pipeline.images.decode import decode_layers, decode_rgb, open_image, upright_size
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.settings import CropSettings
 from data_pipeline.records.records import Record, captions
@@ -26,7 +26,8 @@ def crop(
 
     Returns:
         image uint8 [H, W, 3], sizes int32 [6] and, with `with_caption`, caption str: with `several`
-        any of the source's captions, see `choose_caption`.
+        any of the source's captions, see `choose_caption`. With `settings.alpha` also mask uint8
+        [H, W]: the alpha channel, 255 where an image has none.
 
     Raises:
         InputError: the record or its image is damaged.
@@ -46,6 +47,7 @@ def crop(
             position=(down, across) if settings.random_crop else (0.5, 0.5),
             grid=settings.crop_grid,
             mirror=settings.flip and mirror < 0.5,
+            alpha=settings.alpha,
         )
     except InputError as e:
         name = getattr(source, "name", "the given records")
@@ -53,6 +55,8 @@ def crop(
             f"record {record['key']!r} of {name}: {e}; pack the data again without it"
         ) from e
     out = {"image": image, "sizes": sizes}
+    if settings.alpha:
+        out |= {"image": np.ascontiguousarray(image[..., :3]), "mask": image[..., 3].copy()}
     if with_caption:
         out["caption"] = choose_caption(record, recaption, settings.recaption_prob, several=several)
     return out
@@ -85,6 +89,7 @@ def fit(
     grid: int = 1,
     mirror: bool = False,
     reduced: bool = True,
+    alpha: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decode an image, resize it until it just covers round(size × zoom), and crop it.
 
@@ -100,10 +105,12 @@ def fit(
             to. It takes half of the time for 256² from 512 to 1024 pixels, and is as close to
             Lanczos as a box filter (docs/decisions/loading.md). Without it, the image is always
             decoded at full size.
+        alpha: return the alpha channel as a fourth one, 255 where there is none; the colours are
+            then those of the file, and not on white.
 
     Returns:
-        uint8 [height, width, 3], and int32 [6] = original height, width, crop top, left, target
-        height, width.
+        uint8 [height, width, 3 or 4], and int32 [6] = original height, width, crop top, left,
+        target height, width.
 
     Raises:
         InputError: the image is damaged, too large, or so long that the position of the corner
@@ -120,7 +127,12 @@ def fit(
             f"image of {width}x{height} pixels is too long to be resized to a short side of"
             f" {min(resized)} pixels"
         )
-    image = decode_rgb(opened, short_side=min(resized) if reduced else None)
+    short, clear = min(resized) if reduced else None, None
+    if alpha:
+        image, clear = decode_layers(opened, short_side=short)
+        image = image if image.mode == "RGB" else image.convert("RGB")
+    else:
+        image = decode_rgb(opened, short_side=short)
     rooms = ((resized[1] - high) // grid, (resized[0] - wide) // grid)
     top, left = (
         grid * min(int(p * (room + 1)), room) for p, room in zip(position, rooms, strict=True)
@@ -141,6 +153,12 @@ def fit(
     # reducing_gap: first a fast box reduction to at least 3 times the size of the result, which
     # makes no visible difference
     image = image.resize((wide, high), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+    if alpha:
+        # on its own: as RGBA the colours would be weighted by it, and lost where it is 0. Linear,
+        # because Lanczos overshoots at the edge of a mask.
+        linear = Image.Resampling.BILINEAR
+        full = Image.new("L", image.size, 255)
+        image.putalpha(full if clear is None else clear.resize((wide, high), linear, box=box))
     if mirror:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(image), np.array([height, width, top, left, high, wide], np.int32)

@@ -26,6 +26,8 @@ class CropSettings:
         flip: mirror half of the images. Wrong for captions that mention left or right.
         recaption_prob: the probability that a record's recaption, where it has one, replaces its
             caption (0.95 in CogView3 §3.1).
+        alpha: whether an example also has the image's alpha channel, as `mask`. Its colours are
+            then those of the file, and not on white.
 
     Raises:
         InputError: a value is out of range.
@@ -37,6 +39,7 @@ class CropSettings:
     random_crop: bool = True
     flip: bool = False
     recaption_prob: float = 0.95
+    alpha: bool = False
 
     def __post_init__(self):
         """Check the values."""

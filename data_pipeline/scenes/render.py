@@ -20,7 +20,8 @@ RGB = {
     "purple": (124, 34, 168),
     "pink": (255, 132, 192),
 }
-NEW_RGB = {"teal": (0, 128, 128)}  # of `grammar.NEW_COLOURS`
+# of `grammar.NEW_COLOURS`; the packaged autoencoder was trained without it and can still draw it
+NEW_RGB = {"teal": (16, 124, 124)}
 BACKGROUND_RGB = {
     "white": (255, 255, 255),
     "grey": (128, 128, 128),

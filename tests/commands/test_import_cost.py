@@ -53,6 +53,16 @@ ablate --config=scenes_ablations --out w --groups nope | no group 'nope'; give s
 ablate --config=scenes_ablations --out w --config.limt=3 | nearest one is 'limit'
 ablate --config=scenes_ablations --out w --config.base.steps=3 | the sweep sets this field itself
 upscale --checkpoint scenes --image {file} --prompt x --out w | test_import_cost.py: not a readable
+sample --checkpoint scenes --prompt x --out w --lora nope | --lora nope: there is no such file
+upscale --checkpoint scenes --image {file} --prompt x --out w --lora nope | --lora nope: there is no
+lora | takes merge, extract, inspect, compare, convert
+lora merge --checkpoint scenes --lora {file}:0 --out w | every --lora has the weight 0
+lora merge --checkpoint scenes --lora {file}:101 --out w | the weight must be -100..100
+lora extract --checkpoint nope --original nope --stage base --out w.safetensors | nope is not a chec
+lora extract --checkpoint a --original b --stage base --rank 0 --out w.safetensors | --rank 0
+lora inspect --lora nope | --lora nope: there is no such file
+lora compare --lora {file} | 1 --lora: give 2
+lora convert --lora {file} --to kohya --out w | give a name that ends with .safetensors
 train --config=scenes_vea --workdir w | unknown recipe 'scenes_vea'
 train --config=scenes_vae:nope --workdir w | unknown variant 'nope'
 train --config=scenes_vae --workdir w --config.optim.lrr=1 | lrr

@@ -23,6 +23,14 @@ STARTS = {
     "bench-serve": ("httpx", "--url http://localhost:1"),
     "quickstart": ("jax", "--tiny --workdir {out}"),
     "convert": ("jax", "--checkpoint scenes --to sat --out {out}"),
+    "lora merge": ("jax", "--checkpoint scenes --lora {data} --out {out}"),
+    "lora extract": (
+        "jax",
+        "--checkpoint scenes --original scenes_teacher --stage base --out {out}.safetensors",
+    ),
+    "lora inspect": ("jax", "--lora {data}"),
+    "lora compare": ("jax", "--lora {data} --lora {data}"),
+    "lora convert": ("jax", "--lora {data} --to kohya --out {out}.safetensors"),
     "train": ("jax", "--config=scenes_vae:tiny --workdir {out} --config.data.path={data}"),
     "finetune": (
         "jax",

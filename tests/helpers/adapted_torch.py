@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cv3jax.adapters import formats, merging, trees
 from cv3jax.cascade.parts import build_model, model_shapes
 from cv3jax.diffusion.conditioning import make_cond
-from cv3jax.lora import formats, merging, trees
 from cv3jax.models.unet import UNet
 from cv3jax.weights import diffusers as names
 from cv3jax.weights.mapping import to_torch
@@ -56,7 +56,7 @@ def torch_unet(parameters: Any) -> Any:
 
 
 def all_entries() -> list[Any]:
-    from cv3jax.lora.naming import FIELDS
+    from cv3jax.adapters.naming import FIELDS
     from cv3jax.weights.names import unet_entries
 
     return unet_entries(**{name: getattr(MODEL, name) for name in FIELDS})

@@ -8,10 +8,10 @@ import ml_dtypes
 import numpy as np
 from random_cascades import description
 
+from cv3jax.adapters.adapter import Adapter, Layer
+from cv3jax.adapters.naming import SIZES, Sizes
+from cv3jax.adapters.trees import shapes_of
 from cv3jax.checkpoints.description import StageDescription
-from cv3jax.lora.adapter import Adapter, Layer
-from cv3jax.lora.naming import SIZES, Sizes
-from cv3jax.lora.trees import shapes_of
 
 STAGE = description().stages["base"]
 SIZES_OF = Sizes.of(STAGE)

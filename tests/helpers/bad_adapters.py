@@ -11,9 +11,9 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save, save_file
 
+from cv3jax.adapters import formats, keys, kohya, native
+from cv3jax.adapters.naming import SIZES, Sizes
 from cv3jax.checkpoints import cascades
-from cv3jax.lora import formats, keys, kohya, native
-from cv3jax.lora.naming import SIZES, Sizes
 
 STAGE = cascades.read_cascade("scenes")[1].stages["base"]
 SIZES_OF = Sizes.of(STAGE)
@@ -278,8 +278,8 @@ def _diffusers(header: dict[str, str], said: str) -> Case:
     """Return the case of a file of diffusers with another header."""
 
     def write(at: Path) -> Path:
-        from cv3jax.lora import diffusers
-        from cv3jax.lora.naming import DIFFUSERS, named
+        from cv3jax.adapters import diffusers
+        from cv3jax.adapters.naming import DIFFUSERS, named
 
         made, metadata = diffusers.write(named(GOOD, DIFFUSERS, None, "it"), "it")
         save_file(made, at / "a.safetensors", {**metadata, **header})

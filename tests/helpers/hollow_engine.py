@@ -31,7 +31,7 @@ class HollowStore:
         self._gone, self._text_gone = [], False
         self._fails, self._random = fails, random.Random(seed)
 
-    def run(self, lane: Lane, compiled, packed):
+    def run(self, lane: Lane, compiled, packed, loras=()):
         self.units += 1
         if self._random.random() < self._fails:
             if self._random.random() < 0.5:

@@ -18,7 +18,7 @@ FLOORS = (
     ("models", "diffusion", "fields", "recipes", "reports", "distributed", "checkpoints", "web"),
     ("kernels", "optim", "cli"),
     ("cascade",),
-    ("sampling", "weights", "lora"),
+    ("sampling", "weights", "adapters"),
     ("api",),
     ("training", "evaluation", "serving"),
     ("distillation", "precompute", "lora"),

@@ -98,6 +98,14 @@ def test_the_loss_is_that_of_the_objective_at_fixed_levels_and_noise(stage):
     np.testing.assert_allclose(found, wanted, rtol=2e-3)
 
 
+def test_a_masked_loss_is_masked_here_too(monkeypatch):
+    plain = losses_of("base", hn.plan_of, rows())
+    monkeypatch.setitem(RECIPES, "base", (*RECIPES["base"], "objective.masked=True"))
+    mask = np.full((ROWS, hn.SIDE, hn.SIDE), 51, np.uint8)  # a fifth
+    masked = losses_of("base", hn.plan_of, {**rows(), "mask": mask})
+    np.testing.assert_allclose(masked, 0.2 * plain, rtol=1e-5)
+
+
 def test_noise_is_that_of_the_record_wherever_its_row_is_and_whenever():
     one, again = losses_of("base", hn.plan_of, rows()), losses_of("base", hn.plan_of, rows())
     np.testing.assert_array_equal(one, again)

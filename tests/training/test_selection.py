@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import hollow_networks as hn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ from states import named_leaves
 from cv3jax import recipes
 from cv3jax.cascade.parts import model_shapes
 from cv3jax.checkpoints.description import TextDescription, VaeDescription
+from cv3jax.distillation.programs import distillation_step
 from cv3jax.distributed import partitioning
 from cv3jax.distributed.fsdp import Layout
 from cv3jax.distributed.mesh import batch_sharding, make_mesh
@@ -20,10 +22,12 @@ from cv3jax.distributed.partitioning import tree_sharding, tree_specs
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from cv3jax.optim import OPTIMIZERS, selection
+from cv3jax.training.autoencoder import vae_program
+from cv3jax.training.data import batch_like
 from cv3jax.training.parsing import parse_stage
 from cv3jax.training.programs import diffusion_programs, train_args
 from cv3jax.training.stage import mesh_plan
-from cv3jax.training.state import make_tx, state_creator
+from cv3jax.training.state import make_tx, selected, state_creator
 from cv3jax.training.train_step import Selected, create_state, make_train_step
 from data_pipeline.io.errors import InputError
 
@@ -198,6 +202,29 @@ def test_a_pattern_that_fits_nothing_is_refused_with_what_there_is(field, said):
     with pytest.raises(InputError, match=said) as e:
         make_tx(optim(field), 10).init(drawn(0))
     assert "\n" not in str(e.value)
+
+
+def test_the_steps_of_every_kind_of_run_select_what_their_recipe_says():
+    """A hollow UNet has one or two parameters, a hollow autoencoder two."""
+    norms = "train.module_norms=True"
+    base = hn.settings("scenes_base", norms)
+    distilled = hn.settings("scenes_distill_base", norms, "optim.freeze=w_proj")
+    step = distillation_step(distilled, 0)
+    made = {
+        "says": hn.programs(base),
+        "embed": hn.programs(distilled.stage, step),
+    }
+    for module, programs in made.items():
+        _, metrics = jax.eval_shape(programs.train, *train_args(programs))
+        assert f"grad_norm/{module}" in metrics
+    assert selected(distilled.stage) == Selected(("w_proj",), True)
+    vae = hn.settings("scenes_vae", norms)
+    program = vae_program(vae, hn.plan_of(vae), hn.hollow_vae(), None)
+    _, metrics = jax.eval_shape(
+        program.train, program.like, {}, batch_like(vae, hn.plan_of(vae).mesh)
+    )
+    assert "grad_norm/logvar" in metrics
+    assert selected(hn.settings("scenes_base")) == Selected()
 
 
 KEY = jax.random.key(0)

@@ -1,5 +1,8 @@
 """What an engine can draw: which orders it takes, and the lanes that they pass."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from cv3jax.cascade.sizes import Size
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.serving.engine.lanes import Lane, lanes_of, places_of
@@ -11,8 +14,17 @@ from data_pipeline.io.errors import InputError
 class Offer:
     """The sizes of a cascade's pictures that an engine was compiled for."""
 
-    def __init__(self, description: CascadeDescription, chains: list[tuple[Size, ...]]):
-        """Keep the chains of sizes, each from the base's picture to the final one."""
+    def __init__(
+        self,
+        description: CascadeDescription,
+        chains: list[tuple[Size, ...]],
+        adapters: Mapping[str, str] = MappingProxyType({}),
+    ):
+        """Keep the chains of sizes, each from the base's picture to the final one.
+
+        adapters: the stage of each that orders may name.
+        """
+        self._adapters = adapters
         self.description, self.chains = description, chains
         self.places = places_of(chains)
         self.lanes = lanes_of(self.places)
@@ -31,6 +43,9 @@ class Offer:
         needed = ("base",) * (image is None) + ("relay",) * (len(order.sizes) > 1)
         if missing := [stage for stage in needed if stage not in self.description.stages]:
             raise InputError(f"this cascade has no {' and no '.join(missing)} stage")
+        for name, _ in order.loras:
+            if self._adapters.get(name) not in needed:
+                raise InputError(f"adapter {name[:60]!r}: this server has none for such a picture")
         legs = legs_of(order, self.description)
         if not self._known.issuperset(leg.lane for leg in legs):
             raise InputError(

@@ -1,6 +1,7 @@
 """Open an engine: load the cascade, make its pools, compile, verify and measure its programs."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from cv3jax.adapters.applied import Applied
 from cv3jax.cascade import pipeline, preview
 from cv3jax.cascade.limits import wrong_tile
 from cv3jax.cascade.memory import bytes_per_device, planned
@@ -18,6 +20,7 @@ from cv3jax.cascade.stage_sampler import check_rows
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.distributed.mesh import batch_ways
+from cv3jax.serving.engine.adapters import ParamSets
 from cv3jax.serving.engine.compiling import check_room, text_shapes
 from cv3jax.serving.engine.lanes import Place
 from cv3jax.serving.engine.offer import Offer
@@ -26,7 +29,7 @@ from cv3jax.serving.engine.programs import Programs
 from cv3jax.serving.engine.queue import Queue
 from cv3jax.serving.engine.unit_engine import UnitEngine
 from cv3jax.serving.engine.warming import Tell, warmed
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, counted
 
 BATCH, BATCH_CPU = 16, 8  # rows of a unit on each device; a CPU does no more a second with more
 POOL = 8  # batches of rows that may be under way at once
@@ -39,7 +42,8 @@ class EngineSettings:
 
     sizes: of final pictures; None is one relay pass over the base's trained size. batch: most rows
     of a unit, on all devices; None is 16 a device, or 8 on a CPU. tile: side in pixels of the tiles
-    in which larger pictures are made, or 0. attention, dtype: as for `pipeline.load`.
+    in which larger pictures are made, or 0. attention, dtype: as for `pipeline.load`. loras: the
+    adapters that orders may name. lora_sets: of how many sets of adapters the parameters are kept.
     """
 
     sizes: tuple[Size | None, ...] = (None,)
@@ -48,6 +52,8 @@ class EngineSettings:
     mesh: Mesh | None = None
     attention: str = "auto"
     dtype: str | None = None
+    loras: Mapping[str, Applied] = dataclasses.field(default_factory=dict)
+    lora_sets: int = 4
 
     @property
     def ways(self) -> int:
@@ -94,14 +100,20 @@ def engine_of(
 ) -> UnitEngine:
     """Return `open_engine` of a loaded cascade. chains: of `settings.sizes`, if known."""
     description, batch = cascade.description, settings.rows
-    offer = Offer(description, chains or _checked(description, settings))
+    sets = ParamSets(cascade, settings.loras, settings.lora_sets)
+    offer = Offer(description, chains or _checked(description, settings), sets.stages)
     for place in offer.places:
         _check_mesh(cascade, place, settings.tile)
     stages = sorted({place.stage for place in offer.places})
     networks = {stage: _network(cascade, stage, settings) for stage in stages}
     texts = text_shapes(cascade, networks, TEXTS * batch)
     programs = Programs(cascade, networks, _matrix(cascade), settings.tile)
-    store = Store(cascade, programs, offer.places, POOL * batch, texts)
+    if settings.loras:
+        what = f"{settings.lora_sets} sets of adapters"
+        check_room(f"{what}, {sets.nbytes / 1e9:.2f} GB,", sets.nbytes, settings.mesh)
+        tell(f"compiling what merges {counted(len(settings.loras), 'adapter')}")
+        tell(f"{counted(sets.compile(), 'program')}; {what} take {sets.nbytes / 1e6:.1f} MB")
+    store = Store(cascade, programs, offer.places, POOL * batch, texts, sets)
     ready, found, estimates = warmed(store, description, batch, settings.ways, cascade.mesh, tell)
     lanes = {
         str(lane): {
@@ -121,8 +133,10 @@ def engine_of(
         "memory": {
             "parameters_bytes": bytes_per_device(cascade.params),
             "pools_bytes": store.nbytes(),
+            "adapters_bytes": sets.nbytes,
             "largest_temporary_bytes": max(one.temporary for one in ready.values()),
         },
+        "loras": sets.facts(),
         "lanes": lanes,
     }
     queue = Queue(offer.lanes, batch, store.count, TEXTS * batch)

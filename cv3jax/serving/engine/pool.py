@@ -7,6 +7,7 @@ import numpy as np
 
 from cv3jax.cascade.memory import bytes_per_device
 from cv3jax.cascade.pipeline import Cascade
+from cv3jax.serving.engine.adapters import LoraSet, ParamSets
 from cv3jax.serving.engine.lanes import START, STEP, TEXT, Lane, Place, lanes_of
 from cv3jax.serving.engine.programs import Packed, Programs
 from cv3jax.serving.engine.rows import INTEGERS, NUMBERS, Row
@@ -49,27 +50,33 @@ class Store:
         places: list[Place],
         slots: int,
         texts: dict[str, Any],
+        sets: ParamSets | None = None,
     ):
-        """Put empty pools on the devices."""
+        """Put empty pools on the devices. sets: the parameters with adapters, if there are any."""
+        self._sets = ParamSets(cascade, {}, 1) if sets is None else sets
         self._cascade, self._sharding = cascade, programs.pool_sharding
         self.programs = {lane: programs.of(lane) for lane in lanes_of(places)}
         self.count, self._text_shapes = slots, texts
         self.pools: dict[Place, Arrays] = {place: self._empty(place) for place in places}
         self.texts: Arrays = self._empty_texts()
 
-    def arguments(self, lane: Lane) -> tuple[tuple, Arrays, Arrays]:
-        """Return (params, the arrays that a lane's units write, those that they read)."""
+    def arguments(self, lane: Lane, loras: LoraSet = ()) -> tuple[tuple, Arrays, Arrays]:
+        """Return (params, the arrays that a lane's units write, those that they read).
+
+        loras: the adapters in the parameters.
+        """
         held, program = self._held(lane), self.programs[lane]
-        params = tuple(self._cascade.params[part] for part in program.parts)
+        params = tuple(self._sets.of(part, loras) for part in program.parts)
         changed = {name: held[name] for name in program.writes}
         return params, changed, {name: held[name] for name in program.reads}
 
-    def run(self, lane: Lane, compiled: Any, packed: Packed) -> Any:
+    def run(self, lane: Lane, compiled: Any, packed: Packed, loras: LoraSet = ()) -> Any:
         """Run a unit and keep what it writes. Returns what it made, which may not be computed yet.
 
-        compiled: the lane's program, for the shape of `packed`.
+        compiled: the lane's program, for the shape of `packed`. loras: the adapters of all rows, in
+        a lane that reads the stages' parameters.
         """
-        changed, made = compiled(*self.arguments(lane), packed)
+        changed, made = compiled(*self.arguments(lane, loras), packed)
         self._held_to_write(lane).update(changed)
         return made
 

@@ -3,7 +3,7 @@
 import bisect
 from collections.abc import Callable, Iterable, Iterator
 
-from cv3jax.serving.engine.lanes import READS_TEXT, START, TEXT, Lane, Place
+from cv3jax.serving.engine.lanes import READS_TEXT, START, STEP, TEXT, Lane, Place
 from cv3jax.serving.engine.pool import Slots
 from cv3jax.serving.engine.rows import Row
 from cv3jax.serving.engine.schedule import Unit, admitted, choose
@@ -11,6 +11,12 @@ from cv3jax.serving.engine.schedule import Unit, admitted, choose
 
 def _urgency(row: Row) -> tuple[float, int]:
     return row.urgency
+
+
+def _alike(rows: list[Row]) -> list[Row]:
+    """Return the rows with the adapters of the first one, whose parameters a unit has."""
+    loras = rows[0].order.loras
+    return [row for row in rows if row.order.loras == loras]
 
 
 class Queue:
@@ -64,7 +70,11 @@ class Queue:
 
         seconds: of a unit of a lane with so many rows.
         """
-        ready = {lane: rows for lane, rows in self._by_lane.items() if rows and lane.kind != TEXT}
+        ready = {
+            lane: _alike(rows) if lane.kind == STEP else rows
+            for lane, rows in self._by_lane.items()
+            if rows and lane.kind != TEXT
+        }
         if reading := self._can_read():
             ready[READS_TEXT] = reading
         unit = choose(ready, self._batch, seconds)
@@ -122,6 +132,8 @@ class Queue:
         for row in self._by_lane[READS_TEXT]:
             if len(rows) == self._batch:
                 break
+            if rows and row.order.loras != rows[0].order.loras:
+                continue
             if row.under_way or new:
                 rows.append(row)
                 new -= not row.under_way

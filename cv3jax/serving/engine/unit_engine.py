@@ -214,7 +214,8 @@ class UnitEngine:
         self._store.repair()
         shape = self._estimates.shape(unit.lane, len(unit.rows))
         packed = pack(unit.rows, shape, unit.lane, self._store.count)
-        return shape, self._store.run(unit.lane, self._programs[unit.lane, shape].run, packed)
+        run, loras = self._programs[unit.lane, shape].run, unit.rows[0].order.loras
+        return shape, self._store.run(unit.lane, run, packed, loras)
 
     def _finish(self, unit: Unit, images: dict[Row, np.ndarray]) -> None:
         """File the rows of a unit under their next lanes, and keep what to tell."""

@@ -237,6 +237,9 @@ class Book:
         plan = job.plan
         if plan.fingerprint != self._finisher.model.fingerprint:
             raise ApiError(500, "the server has another checkpoint now", code="")
+        known = self._finisher.model.loras
+        if any(one["sha256"] != known.get(one["name"], {}).get("sha256") for one in plan.loras):
+            raise ApiError(500, "the server has other adapters now", code="")
         if all(one.drawn for one in job.pictures):
             await self.drawing.done(job)
             return

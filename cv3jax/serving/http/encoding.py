@@ -56,7 +56,11 @@ def texts_of(plan: Plan, number: int, model: Model) -> dict[str, str]:
         plan.seed + number,
         plan.size,
         stages,
-        Checkpoint(model.name, model.drawn_by[tuple(plan.stages)]),
+        Checkpoint(
+            model.name,
+            model.drawn_by[tuple(plan.stages)],
+            loras=[{k: v for k, v in one.items() if k != "name"} for one in plan.loras],
+        ),
         model.tile,
         given=("image",) if plan.kind == EDIT else (),
         expansion=plan.expansion,

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from cv3jax.adapters.given import MOST as MOST_LORAS
+from cv3jax.adapters.given import MOST_WEIGHT
 from cv3jax.cascade.sizes import MAX_SIDE, Size
 from data_pipeline.io.bounded_json import RECORDS, parse_json
 
@@ -82,6 +84,25 @@ def text(most: int) -> Reader:
         return value
 
     return read
+
+
+def loras(value: Any) -> tuple[tuple[str, float], ...]:
+    """Return (name, weight) of each adapter, of a list of {"name", "weight"}; the weight is 1.
+
+    Those of weight 0 are left out: they change nothing.
+    """
+    right = f'give a list of at most {MOST_LORAS} objects such as {{"name": "teal", "weight": 0.8}}'
+    if not isinstance(value, list) or len(value) > MOST_LORAS:
+        raise ValueError(right)
+    found = {}
+    for one in value:
+        if not isinstance(one, dict) or not {"name"} <= one.keys() <= {"name", "weight"}:
+            raise ValueError(right)
+        name = text(200)(one["name"])
+        if name in found:
+            raise ValueError(f"{name[:60]!r} is there twice")
+        found[name] = number(-MOST_WEIGHT, MOST_WEIGHT)(one.get("weight", 1))
+    return tuple((name, weight) for name, weight in found.items() if weight)
 
 
 def boolean(value: Any) -> bool:

@@ -45,6 +45,7 @@ _BOTH = {
     "background": Parameter(fields.choice("auto", "opaque"), "auto"),
     "moderation": Parameter(fields.choice("auto"), "auto"),
     "seed": Parameter(fields.whole(0, LAST_SEED)),
+    "loras": Parameter(fields.loras, ()),
 }
 GENERATION = {
     **_BOTH,

@@ -31,7 +31,8 @@ class Model:
 
     name: by which clients name it. fingerprint: the hash of its parts. drawn_by: that of the parts
     that draw, by the names of the stages that do. created: seconds since the epoch. tile: side in
-    pixels of the tiles in which larger pictures are drawn, or 0.
+    pixels of the tiles in which larger pictures are drawn, or 0. loras: adapters that requests may
+    name, as `png_record.LORA` without weights.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Model:
     drawn_by: Mapping[tuple[str, ...], str]
     created: int = 0
     tile: int = 0
+    loras: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Plan:
     identifier: str | None = None  # of the client's user
     inner: Size | None = None  # of a given picture without what it was padded with
     colour_fix: str = "wavelet"
+    # adapters as `png_record.LORA` has them, each with its name
+    loras: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def text(self) -> str:
@@ -96,6 +100,7 @@ class Plan:
                 relay,
                 image,
                 self.previews,
+                tuple((one["name"], one["weight"]) for one in self.loras),
             )
             for number in range(self.n)
         ]
@@ -111,6 +116,7 @@ class Plan:
     def from_json(cls, value: dict[str, Any]) -> "Plan":
         """Return the plan that `to_json` wrote."""
         expansion, inner = value["expansion"], value["inner"]
+        value = {**value, "loras": tuple(value.get("loras", ()))}  # earlier journals have none
         return cls(
             **{
                 **value,
@@ -216,7 +222,23 @@ def _plan(
         partial,
         previews or partial > 0,
         identifier=values["safety_identifier"] or values["user"],
+        loras=_loras(values["loras"], model, stages),
     )
+
+
+def _loras(
+    asked: Iterable[tuple[str, float]], model: Model, stages: tuple[str, ...]
+) -> tuple[Mapping[str, Any], ...]:
+    """Return the adapters of a request. Raises ApiError on those that the server does not have."""
+    made = []
+    for name, weight in asked:
+        if name not in model.loras:
+            listed = ", ".join(model.loras) or "none; cv3jax serve --lora-dir gives some"
+            raise wrong("loras", f"loras {name[:60]!r}: this server has {listed}")
+        if (stage := model.loras[name]["stage"]) not in stages:
+            raise wrong("loras", f"loras {name!r} is for the {stage}, which does not draw this")
+        made.append({"name": name, **model.loras[name], "weight": weight})
+    return tuple(made)
 
 
 def _choice(name: str, values: Mapping[str, Any], model: Model) -> Choice:

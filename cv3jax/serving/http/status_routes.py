@@ -72,6 +72,7 @@ def about(context: Context) -> dict[str, Any]:
         "prompt_tokens": model.tokenize.length,
         "max_n": MAX_N,
         "max_partial_images": MAX_PARTIAL,
+        "loras": {name: dict(one) for name, one in model.loras.items()},
         "expand": context.expand is not None,
         "safety": context.safe,
         "limits": dataclasses.asdict(context.limits),

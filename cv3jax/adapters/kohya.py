@@ -10,11 +10,11 @@ import math
 
 import numpy as np
 
-from cv3jax.lora import keys
-from cv3jax.lora.adapter import Adapter
-from cv3jax.lora.lora_config import LIMITS
-from cv3jax.lora.naming import with_dots
-from cv3jax.lora.tensors import File
+from cv3jax.adapters import keys
+from cv3jax.adapters.adapter import Adapter
+from cv3jax.adapters.lora_config import LIMITS
+from cv3jax.adapters.naming import with_dots
+from cv3jax.adapters.tensors import File
 from data_pipeline.io.bounded_json import ParseError, parse_json
 from data_pipeline.io.errors import InputError
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cv3jax.lora.adapter import Adapter, changes
+from cv3jax.adapters.adapter import Adapter, changes
 from data_pipeline.io.errors import InputError
 
 

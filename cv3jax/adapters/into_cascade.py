@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from cv3jax.adapters import merging
+from cv3jax.adapters.applied import Loras
 from cv3jax.checkpoints import cascades, manifest, streaming
 from cv3jax.checkpoints.streaming import Leaf
-from cv3jax.lora import merging, trees
-from cv3jax.lora.applied import Loras
 from cv3jax.weights.importing import copy_tokenizer, progress
 from data_pipeline.io.staging import appearing
 
@@ -39,8 +39,7 @@ def merge(source: Path, loras: Loras, out: Path) -> list[str]:
             params: Any = streaming.open_tree(place, within)
             for one in loras.applied:
                 if one.stage == part and one.weight:
-                    stage = description.stages[part]
-                    tree = trees.to_tree(one.adapter, stage, weight=one.weight, where=one.file)
+                    tree = one.tree(description.stages[part])
                     params = _with_leaves(params, merging.leaves_of(tree))
             with progress(part, params) as shown:
                 cascades.save_part(partial / part, shown)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from random_cascades import UNET, description
 
+from cv3jax.adapters import merging, trees
+from cv3jax.adapters.adapter import Adapter
 from cv3jax.cascade.parts import build_model, model_shapes
 from cv3jax.checkpoints.streaming import walk
-from cv3jax.lora import merging, trees
-from cv3jax.lora.adapter import Adapter
 from cv3jax.models.unet import UNet
 from cv3jax.weights.mapping import to_torch
 from data_pipeline.io.errors import InputError
@@ -82,6 +82,20 @@ def test_a_tree_stands_where_the_kernels_stand():
     stacked = own[("mid_0_transformer", "blocks", "ff_in", "kernel")]
     shapes = {key: value.shape for key, value in stacked.items()}
     assert shapes == {"lora_down": (1, 32, 4), "lora_up": (1, 4, 256), "lora_scale": (1,)}
+
+
+def test_a_tree_of_training_is_an_adapter_of_one_rank_and_alpha():
+    """Whose stacks have an adapter in each layer."""
+    stage = stage_of(DEEP)
+    ours = deep_adapter(stage, range(3), dora=True)
+    tree = trees.to_tree(ours, stage, bucket=4)
+    made = trees.from_tree(tree, trees.specs_in(tree, stage, 2.0), stage, rslora=True)
+    assert made.layers.keys() == ours.layers.keys()
+    assert {(one.rank, one.alpha) for one in made.layers.values()} == {(4, 2.0)}
+    assert made.scale(next(iter(made.layers))) == 1.0
+    for name, layer in ours.layers.items():
+        assert (made.layers[name].down[: layer.rank] == layer.down).all()
+        assert (made.layers[name].magnitude == layer.magnitude).all()
 
 
 def test_mixed_ranks_of_a_stack_are_padded_and_scaled_each_by_its_own():

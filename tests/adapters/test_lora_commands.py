@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from released_files import stored
 
+from cv3jax.adapters import formats, trees
+from cv3jax.adapters.adapter import Adapter
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import (
     lora_compare,
@@ -15,8 +17,6 @@ from cv3jax.commands import (
     lora_inspect,
     lora_merge,
 )
-from cv3jax.lora import formats, trees
-from cv3jax.lora.adapter import Adapter
 from data_pipeline.io.errors import InputError
 
 DIRECTORY, DESCRIPTION = cascades.read_cascade("scenes")

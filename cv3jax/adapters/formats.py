@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cv3jax.lora import diffusers, keys, kohya, native, peft
-from cv3jax.lora.adapter import DIFFUSERS, SGM, Adapter, check
-from cv3jax.lora.lora_config import LIMITS
-from cv3jax.lora.naming import Sizes, named
-from cv3jax.lora.tensors import File, read_file, write_file
+from cv3jax.adapters import diffusers, keys, kohya, native, peft
+from cv3jax.adapters.adapter import DIFFUSERS, SGM, Adapter, check
+from cv3jax.adapters.lora_config import LIMITS
+from cv3jax.adapters.naming import Sizes, named
+from cv3jax.adapters.tensors import File, read_file, write_file
 from data_pipeline.io.bounded_json import ParseError, load_json
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import write_json

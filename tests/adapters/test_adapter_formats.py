@@ -8,9 +8,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from cv3jax.lora import formats, naming
-from cv3jax.lora.adapter import DIFFUSERS
-from cv3jax.lora.naming import SIZES, of_diffusers, with_dots
+from cv3jax.adapters import formats, naming
+from cv3jax.adapters.adapter import DIFFUSERS
+from cv3jax.adapters.naming import SIZES, of_diffusers, with_dots
 
 FORMATS = ("native", "kohya", "diffusers", "peft")
 KINDS = {

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cv3jax.lora.trees import DOWN, MAGNITUDE, NO_DORA, SCALE, UP
+from cv3jax.adapters.trees import DOWN, MAGNITUDE, NO_DORA, SCALE, UP
 
 KERNEL = "kernel"
 

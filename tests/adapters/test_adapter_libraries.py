@@ -7,8 +7,8 @@ import adapted_torch
 import adapters
 import pytest
 
-from cv3jax.lora import formats
-from cv3jax.lora.naming import of_diffusers
+from cv3jax.adapters import formats
+from cv3jax.adapters.naming import of_diffusers
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")

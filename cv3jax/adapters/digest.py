@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from cv3jax.lora.adapter import Adapter
+from cv3jax.adapters.adapter import Adapter
 
 
 def digest_of(adapter: Adapter) -> str:

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from cv3jax.adapters.adapter import SGM, Adapter, Layer, listed
+from cv3jax.adapters.naming import SIZES, Sizes, modules, named
 from cv3jax.checkpoints.description import StageDescription
-from cv3jax.lora.adapter import SGM, Adapter, Layer, listed
-from cv3jax.lora.naming import SIZES, Sizes, modules, named
 from cv3jax.weights.names import Entry
 from data_pipeline.io.errors import InputError
 
@@ -49,6 +49,21 @@ def specs_of(adapter: Adapter) -> dict[str, Spec]:
 def _dtypes(layer: Layer) -> tuple[str, str, str]:
     third = layer.up if layer.magnitude is None else layer.magnitude
     return layer.down.dtype.name, layer.up.dtype.name, third.dtype.name
+
+
+def specs_in(tree: Mapping[str, Any], stage: StageDescription, alpha: float) -> dict[str, Spec]:
+    """Return the specs of a tree all of whose layers have the rank of its leaves, and one alpha.
+
+    So has a tree that training began with; its layers are written as float32.
+    """
+    specs = {}
+    for name, entry in modules(Sizes.of(stage)).items():
+        node = tree
+        for part in entry.path[:-1]:
+            node = node.get(part, {})
+        if DOWN in node:
+            specs[name] = Spec(node[DOWN].shape[-1], alpha, dora=MAGNITUDE in node)
+    return specs
 
 
 def bucket_of(ranks: Iterable[int]) -> int:

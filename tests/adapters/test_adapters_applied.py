@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 import cv3jax
+from cv3jax.adapters import formats
+from cv3jax.adapters.applied import applied_to
+from cv3jax.adapters.given import parse, parse_all
 from cv3jax.cascade.pipeline import load
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.streaming import walk
 from cv3jax.commands import lora_merge, sample, upscale
-from cv3jax.lora import formats
-from cv3jax.lora.applied import applied_to
-from cv3jax.lora.given import parse, parse_all
 from cv3jax.sampling import png_record
 from cv3jax.sampling.metadata import read_drawing
 from data_pipeline.io.errors import InputError
@@ -32,7 +32,7 @@ PROMPT = "a small green star, black background"
 def at(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     for name in STAGES:
-        made = adapters.of_stage(STAGES[name], seed=len(name), every=9, size=0.15)
+        made = adapters.of_stage(STAGES[name], seed=len(name), every=9, size=0.3)
         formats.write(folder / f"{name}.safetensors", made, "kohya" if name == "base" else "native")
     return folder
 
@@ -62,7 +62,7 @@ def test_the_pictures_are_those_of_the_merged_cascade(at, plain, both):
     )
     (file,) = (at / "of_merged").glob("00_*.png")
     assert (np.asarray(Image.open(file)) == both).all()
-    assert (plain != both).mean() > 0.05
+    assert (plain != both).mean() > 0.03
 
 
 def test_a_weight_of_0_is_the_base_bit_for_bit(at, plain):

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from cv3jax.lora.adapter import MOST_RANK, Adapter, listed
+from cv3jax.adapters.adapter import MOST_RANK, Adapter, listed
 from data_pipeline.io.bounded_json import Limits
 from data_pipeline.io.errors import InputError
 

@@ -7,9 +7,9 @@ import pytest
 from bad_adapters import CASES, GOOD
 
 from cv3jax import cli
+from cv3jax.adapters import formats
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import lora_inspect, lora_merge
-from cv3jax.lora import formats
 
 
 def refused(command, argv, capsys) -> str:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cv3jax.lora.adapter import Adapter, Layer, check, listed
-from cv3jax.lora.naming import naming_of, sizes_in
-from cv3jax.lora.tensors import File
+from cv3jax.adapters.adapter import Adapter, Layer, check, listed
+from cv3jax.adapters.naming import naming_of, sizes_in
+from cv3jax.adapters.tensors import File
 from data_pipeline.io.errors import InputError
 
 DOWN, UP, ALPHA, MAGNITUDE = "down", "up", "alpha", "magnitude"

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cv3jax.adapters.adapter import Adapter, Layer
+from cv3jax.adapters.naming import SIZES, Sizes, modules
 from cv3jax.checkpoints.description import StageDescription
 from cv3jax.checkpoints.streaming import Leaf, walk
-from cv3jax.lora.adapter import Adapter, Layer
-from cv3jax.lora.naming import SIZES, Sizes, modules
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.progress import bar
 

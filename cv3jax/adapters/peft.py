@@ -6,10 +6,10 @@ the names of the model that was adapted: diffusers' UNet2DConditionModel.
 
 import numpy as np
 
-from cv3jax.lora import diffusers, keys
-from cv3jax.lora.adapter import Adapter
-from cv3jax.lora.lora_config import LoraConfig, config_of
-from cv3jax.lora.tensors import File
+from cv3jax.adapters import diffusers, keys
+from cv3jax.adapters.adapter import Adapter
+from cv3jax.adapters.lora_config import LoraConfig, config_of
+from cv3jax.adapters.tensors import File
 from data_pipeline.io.errors import InputError
 
 PREFIX = "base_model.model."

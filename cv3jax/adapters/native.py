@@ -6,10 +6,10 @@ header has `cv3jax.format`, and what is known of `cv3jax.stage`, `cv3jax.rslora`
 
 import numpy as np
 
-from cv3jax.lora import keys
-from cv3jax.lora.adapter import SGM, Adapter
-from cv3jax.lora.naming import naming_of
-from cv3jax.lora.tensors import File
+from cv3jax.adapters import keys
+from cv3jax.adapters.adapter import SGM, Adapter
+from cv3jax.adapters.naming import naming_of
+from cv3jax.adapters.tensors import File
 from data_pipeline.io.errors import InputError
 
 FORMAT, VERSION = "cv3jax.format", "lora 1"

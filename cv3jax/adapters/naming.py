@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from cv3jax.adapters.adapter import DIFFUSERS, SGM, Adapter, listed
 from cv3jax.checkpoints.description import StageDescription
 from cv3jax.checkpoints.description_fields import UNET, filled
-from cv3jax.lora.adapter import DIFFUSERS, SGM, Adapter, listed
 from cv3jax.weights.diffusers import unet_names
 from cv3jax.weights.names import Entry, unet_entries
 from data_pipeline.io.bounded_json import SETTINGS, ParseError, parse_json

@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 
+from cv3jax.adapters import formats, merging, trees
+from cv3jax.adapters.adapter import Adapter
+from cv3jax.adapters.digest import digest_of
+from cv3jax.adapters.given import FLAG, LoraFile
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.checkpoints.description import CascadeDescription, StageDescription
 from cv3jax.checkpoints.description_checks import STAGES
-from cv3jax.lora import formats, merging, trees
-from cv3jax.lora.adapter import Adapter
-from cv3jax.lora.digest import digest_of
-from cv3jax.lora.given import FLAG, LoraFile
 from data_pipeline.io.errors import InputError
 
 
@@ -33,6 +33,16 @@ class Applied:
     weight: float
     file: str
     sha256: str
+
+    def tree(self, stage: StageDescription) -> dict[str, Any]:
+        """Return the tree of `merging`, with the weight in its scales.
+
+        All layers have one rank, so that kernels of one shape share a program.
+        """
+        bucket = trees.bucket_of(layer.rank for layer in self.adapter.layers.values())
+        return trees.to_tree(
+            self.adapter, stage, bucket=bucket, weight=self.weight, where=self.file
+        )
 
     def record(self) -> dict[str, Any]:
         """Return what a picture's record says of it."""
@@ -72,8 +82,7 @@ class Loras:
         """
         for one in self.applied:
             if one.weight:
-                stage = self.description.stages[one.stage]
-                tree = trees.to_tree(one.adapter, stage, weight=one.weight, where=one.file)
+                tree = one.tree(self.description.stages[one.stage])
                 _change(cascade.params[one.stage], tree)
         return cascade
 

@@ -1,0 +1,44 @@
+"""A folder of adapters that requests name; every one is read at the start, and must fit."""
+
+from pathlib import Path
+
+from cv3jax.adapters import peft
+from cv3jax.adapters.applied import Applied, applied_to
+from cv3jax.adapters.given import LoraFile
+from cv3jax.checkpoints.description import CascadeDescription
+from data_pipeline.io.errors import InputError
+
+MOST = 64  # adapters
+LONGEST = 100  # characters of a name
+
+
+def read_folder(folder: Path, description: CascadeDescription) -> dict[str, Applied]:
+    """Return the adapters in a folder by name: NAME.safetensors, and PEFT's folders called NAME.
+
+    Raises InputError where one cannot be read or does not fit the cascade, where there is none or
+    too many, and on two of one name.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--lora-dir {folder}: there is no such folder")
+    places = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix == ".safetensors" or (path / peft.CONFIG).is_file()
+    ]
+    if not places:
+        raise InputError(
+            f"--lora-dir {folder} has neither NAME.safetensors nor a folder with {peft.CONFIG}"
+        )
+    if len(places) > MOST:
+        raise InputError(f"--lora-dir {folder} has {len(places)} adapters, and may have {MOST}")
+    found: dict[str, Applied] = {}
+    for path in places:
+        name = path.name.removesuffix(".safetensors")
+        if name in found:
+            raise InputError(f"--lora-dir {folder} has two adapters called {name}; rename one")
+        if not name.isprintable() or len(name) > LONGEST:
+            raise InputError(
+                f"--lora-dir {folder}: {name[:40]!r} is no name that a request can give"
+            )
+        (found[name],) = applied_to([LoraFile(path)], description).applied
+    return found

@@ -1,0 +1,268 @@
+"""Test that a server draws with the adapters that each request names, and compiles nothing then."""
+
+import base64
+import io
+import json
+
+import adapters
+import http_server
+import jax
+import numpy as np
+import pytest
+import random_cascades as rc
+import square_engine
+from PIL import Image
+from random_cascades import drawn
+from tiny_runs import compilations
+
+from cv3jax.adapters import formats, merging, trees
+from cv3jax.adapters.applied import Applied
+from cv3jax.adapters.folder import read_folder
+from cv3jax.cascade.memory import bytes_per_device
+from cv3jax.cascade.sampler_settings import SamplerSettings
+from cv3jax.cascade.sizes import Size
+from cv3jax.checkpoints import cascades
+from cv3jax.commands import serve
+from cv3jax.serving.engine import compiling
+from cv3jax.serving.engine.adapters import ParamSets
+from cv3jax.serving.engine.lanes import STEP, TEXT
+from cv3jax.serving.engine.opening import EngineSettings, engine_of
+from cv3jax.serving.http import parameters
+from cv3jax.serving.http.plan import Plan, plan_generation
+from cv3jax.serving.orders import Ended
+from data_pipeline.io.errors import InputError
+
+KNOWN = rc.description()
+FILES = {
+    "plain": adapters.of_stage(KNOWN.stages["base"], every=3, size=0.3),
+    "dora": adapters.of_stage(KNOWN.stages["base"], every=4, size=0.3, dora=True, seed=1),
+    "relay": adapters.of_stage(KNOWN.stages["relay"], every=5, size=0.3, seed=2),
+}
+LORAS = {
+    name: Applied(one, one.stage, 1.0, f"{name}.safetensors", name) for name, one in FILES.items()
+}
+SETS = [
+    (),
+    (("plain", 1.0),),
+    (("plain", 0.5), ("relay", 2.0)),
+    (("dora", 1.0),),
+    (("dora", -1.0), ("plain", 0.25), ("relay", 1.0)),
+]
+
+
+def settings(**more) -> EngineSettings:
+    return EngineSettings((Size(32, 32), Size(16, 16)), batch=4, **more)
+
+
+@pytest.fixture(scope="module")
+def cascade():
+    return rc.cascade()
+
+
+@pytest.fixture(scope="module")
+def engine(cascade):
+    opened = engine_of(cascade, settings(loras=LORAS, lora_sets=2), lambda line: None)
+    opened.start()
+    yield opened
+    opened.stop(0)
+
+
+def merged(cascade, loras):
+    params = dict(cascade.params)
+    for name, weight in loras:
+        stage = LORAS[name].stage
+        tree = trees.to_tree(FILES[name], KNOWN.stages[stage], bucket=4, weight=weight)
+        params[stage] = jax.jit(merging.merged)(params[stage], tree)
+    return params
+
+
+@pytest.mark.parametrize("loras", SETS[1:], ids=str)
+def test_parameters_are_the_merged_ones(cascade, loras):
+    sets = ParamSets(cascade, LORAS, 1)
+    sets.compile()
+    for part, tree in merged(cascade, loras).items():
+        for a, b in zip(jax.tree.leaves(sets.of(part, loras)), jax.tree.leaves(tree), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+    assert sets.of("vae", loras) is cascade.params["vae"]
+    assert sets.of("base", ()) is cascade.params["base"]
+
+
+def test_a_picture_with_adapters_is_that_of_the_merged_cascade(engine, cascade):
+    for number, loras in enumerate(SETS):
+        (heard,) = drawn(engine, rc.order(f"one {number}", rc.chain(16, 32), 5, loras=loras))
+        other = cascade.with_params("base", merged(cascade, loras)["base"])
+        other = other.with_params("relay", merged(cascade, loras)["relay"])
+        drawing = {"base": SamplerSettings(4, 3.0, 0.0), "relay": SamplerSettings(3, 2.0, 0.0)}
+        made = other.generate(["a red circle"], [5], size=32, final=True, **drawing)
+        apart = np.abs(heard.image.astype(int) - made["relay"][0])
+        assert apart.max() <= 1
+        assert (apart > 0).mean() <= 0.03
+        if loras:
+            (plain,) = drawn(engine, rc.order(f"plain {number}", rc.chain(16, 32), 5))
+            assert (plain.image != heard.image).mean() > 0.2
+
+
+def test_requests_with_other_adapters_do_not_touch_each_other_and_compile_nothing(engine):
+    chain = rc.chain(16, 32)
+    orders = [
+        rc.order(f"{n}", chain, n, prompt=("red star", "blue circle")[n % 2], loras=SETS[n % 5])
+        for n in range(15)
+    ]
+    with compilations() as compiled:
+        alone = [drawn(engine, order)[0].image for order in orders]
+        together = [heard.image for heard in drawn(engine, *orders)]
+    assert compiled == []
+    for one, other in zip(alone, together, strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_units_have_rows_of_one_set_where_the_stage_s_parameters_are_read(engine, monkeypatch):
+    seen = []
+    begin = type(engine)._begin
+
+    def noted(self, unit):
+        seen.append((unit.lane.kind, [row.order.loras for row in unit.rows]))
+        return begin(self, unit)
+
+    monkeypatch.setattr(type(engine), "_begin", noted)
+    orders = [rc.order(f"u{n}", rc.chain(16, 32), n, loras=SETS[n % 3]) for n in range(9)]
+    drawn(engine, *orders)
+    read = [sets for kind, sets in seen if kind in (TEXT, STEP)]
+    assert all(len({*sets}) == 1 for sets in read)
+    assert max(map(len, read)) > 1
+
+
+def test_few_sets_are_kept_and_their_memory_is_foretold(cascade):
+    sets = ParamSets(cascade, LORAS, 2)
+    sets.compile()
+    base = bytes_per_device(cascade.params)
+    for loras in [*SETS[1:], *SETS[1:]]:
+        sets.of("base", loras)
+        assert len(sets._held) <= 2
+    ids = {id(leaf) for leaf in jax.tree.leaves(cascade.params)}
+    held = [
+        leaf
+        for made in sets._held.values()
+        for leaf in jax.tree.leaves(made)
+        if id(leaf) not in ids
+    ]
+    assert 0 < bytes_per_device(held) <= sets.nbytes < 2 * base
+    assert sets.facts()["ranks"] == {"base": 4, "relay": 4}
+
+
+def test_an_adapter_that_is_not_there_is_refused(engine, cascade):
+    order = rc.order("no", rc.chain(16), loras=(("nope", 1.0),))
+    with pytest.raises(InputError, match="adapter 'nope': this server has none"):
+        engine.submit(order, lambda event: None)
+    order = rc.order("no relay", rc.chain(16), loras=(("relay", 1.0),))
+    with pytest.raises(InputError, match="adapter 'relay': this server has none for such"):
+        engine.submit(order, lambda event: None)
+    assert engine.capabilities["loras"]["sets"] == 2
+
+
+def test_too_little_memory_for_the_sets_is_said_at_the_start(cascade, monkeypatch):
+    free = 2 * bytes_per_device(cascade.params)
+    monkeypatch.setattr(compiling, "room", lambda mesh: free)
+    with pytest.raises(InputError, match=r"1000 sets of adapters, .* GB, need .* free"):
+        engine_of(cascade, settings(loras=LORAS, lora_sets=1000), lambda line: None)
+
+
+# over HTTP
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    at = tmp_path_factory.mktemp("loras")
+    stages = cascades.read_cascade("scenes")[1].stages
+    base = adapters.of_stage(stages["base"], every=20)
+    formats.write(at / "teal.safetensors", base, "kohya")
+    formats.write(at / "sharp", adapters.of_stage(stages["relay"], every=20), "peft")
+    return at
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    args = serve.parser().parse_args(["--checkpoint", "scenes", "--lora-dir", str(folder)])
+    directory, known = cascades.read_cascade("scenes")
+    return serve.model_of(args, directory, known, serve.adapters_of(args, known))
+
+
+def ask(running, **fields):
+    return running.ask("POST", "/v1/images/generations", {"prompt": "a star", **fields})
+
+
+def test_a_request_names_adapters_and_its_picture_says_so(model, tmp_path):
+    with http_server.running(tmp_path, model=model) as running:
+        loras = [{"name": "teal", "weight": 0.5}, {"name": "sharp"}]
+        answer = ask(running, seed=3, loras=loras)
+        assert answer.status == 200, answer.body
+        png = Image.open(io.BytesIO(base64.b64decode(answer.json["data"][0]["b64_json"])))
+        record = json.loads(png.text["cv3jax"])["checkpoint"]["loras"]
+        assert [(one["file"], one["stage"], one["weight"]) for one in record] == [
+            ("teal.safetensors", "base", 0.5),
+            ("sharp", "relay", 1.0),
+        ]
+        (order,) = [one for one in running.engine.submitted if one.seed == 3]
+        assert order.loras == (("teal", 0.5), ("sharp", 1.0))
+        known = running.ask("GET", "/v1/capabilities").json["loras"]
+        assert known["teal"]["stage"] == "base"
+        off = ask(running, seed=4, loras=[{"name": "teal", "weight": 0}])
+        assert off.status == 200
+        (order,) = [one for one in running.engine.submitted if one.seed == 4]
+        assert order.loras == ()
+
+
+@pytest.mark.parametrize(
+    ("loras", "said"),
+    [
+        ([{"name": "nope"}], "this server has sharp, teal"),
+        ("teal", "give a list of at most 16 objects"),
+        ([{"name": "teal", "wieght": 1}], "give a list of at most 16 objects"),
+        ([{"weight": 1}], "give a list of at most 16 objects"),
+        ([{"name": "teal", "weight": 1e9}], "give a number in -100..100"),
+        ([{"name": "teal"}, {"name": "teal"}], "'teal' is there twice"),
+        ([{"name": "teal"}] * 17, "give a list of at most 16 objects"),
+        ([{"name": 5}], "give a text"),
+    ],
+)
+def test_wrong_adapters_are_refused(loras, said, model, tmp_path):
+    with http_server.running(tmp_path, model=model) as running:
+        answer = ask(running, loras=loras)
+        assert answer.status == 400
+        assert said in answer.json["error"]["message"]
+        assert answer.json["error"]["param"] == "loras"
+
+
+def test_a_plan_keeps_its_adapters_and_earlier_plans_have_none(model):
+    given = {"prompt": "x", "loras": [{"name": "teal"}]}
+    values = parameters.read(given, parameters.GENERATION)
+    plan = plan_generation(values, model, square_engine.CHAINS)
+    kept = json.loads(json.dumps(plan.to_json()))
+    assert Plan.from_json(kept) == plan
+    assert [one["sha256"] for one in plan.loras] == [model.loras["teal"]["sha256"]]
+    del kept["loras"]
+    assert Plan.from_json(kept).loras == ()
+
+
+def test_a_folder_that_cannot_be_served_is_refused(folder, tmp_path):
+    known = cascades.read_cascade("scenes")[1]
+    assert [*read_folder(folder, known)] == ["sharp", "teal"]
+    with pytest.raises(InputError, match="neither NAME"):
+        read_folder(tmp_path, known)
+    formats.write(tmp_path / "a.safetensors", adapters.adapter(), "native")
+    with pytest.raises(InputError, match=r"a.safetensors was made for another model"):
+        read_folder(tmp_path, known)
+
+
+def test_a_failing_merge_fails_its_own_orders_alone(engine, monkeypatch):
+    def fails(self, loras):
+        raise RuntimeError("RESOURCE_EXHAUSTED: of the test")
+
+    monkeypatch.setattr(ParamSets, "_merged", fails)
+    odd = (("plain", 0.123),)
+    with_it, without = drawn(
+        engine, rc.order("f", rc.chain(16), 1, loras=odd), rc.order("g", rc.chain(16), 1)
+    )
+    assert isinstance(with_it.last, Ended)
+    assert "RESOURCE_EXHAUSTED" in with_it.last.message
+    assert without.image.shape == (16, 16, 3)
