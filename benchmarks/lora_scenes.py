@@ -20,11 +20,12 @@ import jax
 import jax.numpy as jnp
 import measure
 import numpy as np
-from safetensors.numpy import load_file
 
+from cv3jax.adapters import formats
+from cv3jax.adapters.trees import to_tree
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.distributed.backend import tune_cpu
-from cv3jax.models import adapters
+from cv3jax.models.adapters import merged
 from data_pipeline.scenes import grammar
 from data_pipeline.scenes.judge import judge
 from data_pipeline.scenes.vision import see
@@ -73,18 +74,6 @@ def shares(images: list[np.ndarray], texts: list[str]) -> dict[str, float]:
     return found
 
 
-def tree_of(file: Path) -> dict:
-    """Return an adapter's file as a tree."""
-    tree: dict = {}
-    for name, leaf in load_file(file).items():
-        *parts, last = name.split("/")
-        node = tree
-        for part in parts:
-            node = node.setdefault(part, {})
-        node[last] = jnp.asarray(leaf)
-    return tree
-
-
 def command(*words: str) -> None:
     """Run a command of cv3jax."""
     subprocess.run([sys.executable, "-m", "cv3jax", *words], check=True)
@@ -112,10 +101,10 @@ def main() -> None:
         where = ("--pictures", f"{data}", "--checkpoint", TEACHER, "--workdir", f"{run}")
         command("finetune", "--config=scenes_lora", *where, *fields)
         seconds = time.perf_counter() - began
-        tree = tree_of(run / "lora" / "adapter.safetensors")
+        adapter = formats.read(run / "lora" / "adapter.safetensors")
     before = load(TEACHER)
-    base = before.params["base"]
-    after = before.with_params("base", jax.jit(adapters.merged)(base, tree))
+    base, tree = before.params["base"], to_tree(adapter, before.description.stages["base"])
+    after = before.with_params("base", jax.jit(merged)(base, tree))
     kinds = {"new": captions(args.count, WORD), "old": captions(args.count, None)}
     figures = {
         kind: {

@@ -18,11 +18,10 @@ import numpy as np
 from cv3jax.adapters.adapter import SGM, Adapter, Layer, listed
 from cv3jax.adapters.naming import SIZES, Sizes, modules, named
 from cv3jax.checkpoints.description import StageDescription
+from cv3jax.models.adapters import DOWN, MAGNITUDE, NO_DORA, SCALE, UP
 from cv3jax.weights.names import Entry
 from data_pipeline.io.errors import InputError
 
-DOWN, UP, SCALE, MAGNITUDE = "lora_down", "lora_up", "lora_scale", "lora_magnitude"
-NO_DORA = -1.0  # a length that no row has
 BUCKETS = (4, 8, 16, 32, 64, 128, 256)  # ranks to which those of adapters are padded
 
 

@@ -1,58 +1,40 @@
-"""The file of a trained adapter: its leaves by path as safetensors, and a header on what it is of.
-
-A path has the modules of our UNet with slashes between, then the leaf's name
-(`cv3jax.models.adapters`). All values are float32.
-"""
+"""What a run exports: its EMA as the file of an adapter, in our own format."""
 
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
+from cv3jax.adapters import formats
+from cv3jax.adapters.adapter import Adapter
+from cv3jax.adapters.merging import KERNEL, leaves_of
+from cv3jax.adapters.naming import Sizes, modules
+from cv3jax.adapters.trees import Spec, from_tree
+from cv3jax.checkpoints.description import StageDescription
 from cv3jax.distributed import processes
-from cv3jax.distributed.partitioning import names
 from cv3jax.lora.settings import LoraSettings
-from cv3jax.models.adapters import LAYER
-from data_pipeline.io.errors import naming
 
-FILE, FORMAT = "adapter.safetensors", "cv3jax.lora"
+FILE = "adapter.safetensors"
 
 
-def leaves_of(*trees: Any) -> dict[str, np.ndarray]:
-    """Return path → array of adapter trees, whole in every process; all processes call it."""
-    found = {}
-    for tree in trees:
-        for path, leaf in jax.tree.leaves_with_path(tree):
-            if names(path)[-1] != LAYER:
-                whole = processes.whole(leaf) if isinstance(leaf, jax.Array) else leaf
-                found["/".join(names(path))] = np.asarray(whole, np.float32)
-    return found
+def adapter_of(settings: LoraSettings, tree: Any, stage: StageDescription, base: str) -> Adapter:
+    """Return the adapter of what was trained; all processes call it.
 
-
-def metadata_of(settings: LoraSettings, base: str) -> dict[str, str]:
-    """Return the header's words. base: the fingerprint of the stage that is adapted."""
-    return {
-        "format": FORMAT,
-        "stage": settings.stage.stage,
-        "rank": str(settings.rank),
-        "alpha": repr(float(settings.alpha)),
-        "rslora": str(settings.rslora),
-        "dora": str(settings.dora),
-        "targets": settings.targets,
-        "base": base,
+    tree: the leaves that are trained. stage: the stage that is adapted. base: its fingerprint,
+    which the header has.
+    """
+    whole = jax.tree.map(lambda x: np.asarray(processes.whole(x), np.float32), tree)
+    paths = leaves_of(whole)
+    specs = {
+        name: Spec(settings.rank, float(settings.alpha), dora=settings.dora)
+        for name, entry in modules(Sizes.of(stage)).items()
+        if (*entry.path[:-1], KERNEL) in paths
     }
+    words = {"cv3jax.targets": settings.targets, "cv3jax.base": base}
+    return from_tree(whole, specs, stage, rslora=settings.rslora, metadata=words)
 
 
-def write(path: Path, leaves: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write the file. Raises OSError."""
-    try:
-        with naming(path):
-            path.touch()
-            mode = path.stat().st_mode  # of ordinary files, which save_file's are not
-            save_file(leaves, path, metadata=metadata)
-            path.chmod(mode)
-    except SafetensorError as e:
-        raise OSError(None, f"could not be written ({str(e)[:200]})", str(path)) from e
+def write(directory: Path, adapter: Adapter) -> None:
+    """Write the file. Raises InputError on an adapter that changes nothing, and OSError."""
+    formats.write(directory / FILE, adapter, "native")

@@ -21,6 +21,7 @@ from cv3jax.training.heldout_losses import LevelLosses, stage_losses
 from cv3jax.training.programs import DiffusionPrograms, InitOf, MakeStep, Network, stage_loss
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import MeshPlan
+from cv3jax.training.state import selected
 from cv3jax.training.train_step import make_train_step
 
 DROPOUT = 0x10DA  # folded into an image's key; noise and text have other keys
@@ -100,6 +101,7 @@ def lora_step(settings: LoraSettings) -> MakeStep:
             accumulate=plan.accumulate,
             spread=lambda gradient: network.layout.spread_gradient(gradient, held(parts)),
             skip=stage.train.skip,
+            select=selected(stage),
         )
         return train, {"base": abstract(parts.shapes, tree_sharding(parts.shapes, plan.mesh))}
 

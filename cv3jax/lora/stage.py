@@ -16,7 +16,7 @@ from cv3jax.lora import export
 from cv3jax.lora.base import base_stage, field_of
 from cv3jax.lora.programs import constants_of, fresh, init_of, lora_losses, lora_step
 from cv3jax.lora.settings import LoraSettings
-from cv3jax.models.adapters import SCALE, merged
+from cv3jax.models.adapters import merged
 from cv3jax.training.diffusion import DiffusionStage
 from cv3jax.training.feature_cache import Arrays
 from cv3jax.training.heldout_losses import LevelLosses
@@ -83,9 +83,11 @@ class LoraStage(DiffusionStage):
     def export(self, ema: Any, directory: Path) -> dict:
         """Write the adapter with this EMA. Returns how many matrices it changes."""
         directory.mkdir(parents=True, exist_ok=True)
-        leaves = export.leaves_of(ema, self._constants)
+        stage = self._description.stages[self._settings.stage]
+        base = processes.first(
+            "base", lambda: parts_fingerprint(self._lora.base, (self._lora.part,))
+        )
+        adapter = export.adapter_of(self._lora, ema, stage, base)
         if processes.main():
-            base = parts_fingerprint(self._lora.base, (self._lora.part,))
-            metadata = export.metadata_of(self._lora, base)
-            export.write(directory / export.FILE, leaves, metadata)
-        return {"matrices": sum(name.endswith(SCALE) for name in leaves)}
+            export.write(directory, adapter)
+        return {"matrices": len(adapter.layers)}

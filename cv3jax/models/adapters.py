@@ -10,7 +10,7 @@ import contextlib
 import functools
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -84,10 +84,14 @@ def _fold(params: Any) -> Any:
     if not isinstance(params, dict):
         return params
     made = {name: _fold(x) for name, x in params.items() if name not in LEAVES}
-    return {**made, "kernel": _merge(params["kernel"], params)} if DOWN in params else made
+    return {**made, "kernel": changed(params["kernel"], params)} if DOWN in params else made
 
 
-def _merge(kernel: jax.Array, adapter: dict) -> jax.Array:
+def changed(kernel: jax.Array, adapter: Mapping[str, Any]) -> jax.Array:
+    """Return a kernel, or a stack of them, with its adapter in it, in the kernel's type.
+
+    adapter: the leaves of the tree in the kernel's place. The arithmetic is float32.
+    """
     down, up, scale = (adapter[name].astype(jnp.float32) for name in (DOWN, UP, SCALE))
     change = jnp.matmul(down, up, precision="highest")
     made = kernel.astype(jnp.float32) + _spread(scale, kernel.ndim) * change

@@ -11,6 +11,7 @@ from cv3jax.adapters import merging, trees
 from cv3jax.adapters.adapter import Adapter
 from cv3jax.cascade.parts import build_model, model_shapes
 from cv3jax.checkpoints.streaming import walk
+from cv3jax.models.adapters import merged
 from cv3jax.models.unet import UNet
 from cv3jax.weights.mapping import to_torch
 from data_pipeline.io.errors import InputError
@@ -120,7 +121,7 @@ def test_merging_is_the_sum_layer_by_layer(dora, rslora):
     ):
         params = params_of(stage)
         tree = trees.to_tree(ours, stage, bucket=16, weight=0.5)
-        made = jax.jit(merging.merged)(params, tree)
+        made = jax.jit(merged)(params, tree)
         table = list(trees.modules(trees.Sizes.of(stage)).values())
         wanted = by_hand(ours, stage, params, weight=0.5)
         for name, value in to_torch(made, table).items():
@@ -135,7 +136,7 @@ def test_a_stack_may_have_dora_in_some_layers():
     one, other = deep_adapter(stage, [0], dora=True), deep_adapter(stage, [1])
     both = Adapter({**one.layers, **other.layers}, "base")
     params = params_of(stage)
-    made = merging.merged(params, trees.to_tree(both, stage))
+    made = merged(params, trees.to_tree(both, stage))
     wanted = by_hand(both, stage, params)
     table = list(trees.modules(trees.Sizes.of(stage)).values())
     for name, value in to_torch(made, table).items():
@@ -145,7 +146,7 @@ def test_a_stack_may_have_dora_in_some_layers():
 def test_what_is_not_adapted_is_the_same_array_and_keeps_its_type():
     params = params_of(adapters.STAGE, jnp.bfloat16)
     tree = trees.to_tree(adapters.adapter(["out.2"]), adapters.STAGE)
-    made = merging.merged(params, tree)
+    made = merged(params, tree)
     changed = [
         path for (path, a), (_, b) in zip(walk(params), walk(made), strict=True) if a is not b
     ]

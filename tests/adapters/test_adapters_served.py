@@ -15,7 +15,7 @@ from PIL import Image
 from random_cascades import drawn
 from tiny_runs import compilations
 
-from cv3jax.adapters import formats, merging, trees
+from cv3jax.adapters import formats, trees
 from cv3jax.adapters.applied import Applied
 from cv3jax.adapters.folder import read_folder
 from cv3jax.cascade.memory import bytes_per_device
@@ -23,6 +23,7 @@ from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import Size
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import serve
+from cv3jax.models.adapters import merged as with_adapter
 from cv3jax.serving.engine import compiling
 from cv3jax.serving.engine.adapters import ParamSets
 from cv3jax.serving.engine.lanes import STEP, TEXT
@@ -72,7 +73,7 @@ def merged(cascade, loras):
     for name, weight in loras:
         stage = LORAS[name].stage
         tree = trees.to_tree(FILES[name], KNOWN.stages[stage], bucket=4, weight=weight)
-        params[stage] = jax.jit(merging.merged)(params[stage], tree)
+        params[stage] = jax.jit(with_adapter)(params[stage], tree)
     return params
 
 

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cv3jax.adapters import formats, merging, trees
+from cv3jax.adapters import formats, trees
 from cv3jax.cascade.parts import build_model, model_shapes
 from cv3jax.diffusion.conditioning import make_cond
+from cv3jax.models.adapters import merged
 from cv3jax.models.unet import UNet
 from cv3jax.weights import diffusers as names
 from cv3jax.weights.mapping import to_torch
@@ -90,7 +91,7 @@ def _applied(parameters: Any) -> jax.Array:
 def our_output(parameters: Any, adapter: Any = None) -> np.ndarray:
     """Return what our UNet makes of `inputs`, with an adapter in its weights."""
     if adapter is not None:
-        parameters = merging.merged(parameters, trees.to_tree(adapter, STAGE))
+        parameters = merged(parameters, trees.to_tree(adapter, STAGE))
     return np.asarray(_applied(parameters))
 
 

@@ -9,6 +9,8 @@ import tiny_runs
 from safetensors.numpy import load_file
 from states import assert_equal, leaves, named_leaves, untimed
 
+from cv3jax.adapters import formats
+from cv3jax.adapters.trees import to_tree
 from cv3jax.cascade.parts import load_params
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.fingerprint import parts_fingerprint
@@ -91,38 +93,32 @@ def test_a_run_writes_its_adapter_and_no_cascade(trained):
     workdir, figures = trained
     assert not (workdir / "cascade").exists()
     assert [path.name for path in (workdir / "lora").iterdir()] == ["adapter.safetensors"]
-    tensors = load_file(workdir / "lora" / "adapter.safetensors")
-    kinds = {name.rpartition("/")[2] for name in tensors}
-    assert kinds == LEAVES | {adapters.SCALE, adapters.MAGNITUDE}
-    assert {x.dtype for x in tensors.values()} == {np.dtype("float32")}
-    assert {float(x.max()) for name, x in tensors.items() if name.endswith(adapters.SCALE)} == {0.5}
-    assert figures["matrices"] == sum(name.endswith(adapters.SCALE) for name in tensors)
-    trained_sizes = [x.size for name, x in tensors.items() if not name.endswith(adapters.SCALE)]
-    assert figures["parameters"] == sum(trained_sizes)
+    format, adapter = formats.read_as(workdir / "lora" / "adapter.safetensors")
+    assert format == "native"
+    layers = adapter.layers.values()
+    assert figures["matrices"] == len(layers)
+    assert {adapter.scale(name) for name in adapter.layers} == {0.5}
+    arrays = [x for one in layers for x in (one.down, one.up, one.magnitude)]
+    assert {x.dtype for x in arrays} == {np.dtype("float32")}
+    assert figures["parameters"] == sum(x.size for x in arrays)
     assert len(list((workdir / "previews").iterdir())) == 2
 
 
 def test_the_header_says_what_the_adapter_is_of(trained):
-    from safetensors import safe_open
-
-    with safe_open(trained[0] / "lora" / "adapter.safetensors", "np") as file:
-        header = file.metadata()
+    adapter = formats.read(trained[0] / "lora" / "adapter.safetensors")
     base = tiny_runs.trained("base").workdir
-    assert header["base"] == parts_fingerprint(base, ("base",))
-    assert (header["stage"], header["rank"], header["alpha"]) == ("base", "2", "1.0")
-    assert (header["dora"], header["targets"]) == ("True", "attention,convolutions")
+    assert adapter.metadata["cv3jax.base"] == parts_fingerprint(base, ("base",))
+    assert adapter.metadata["cv3jax.targets"] == "attention,convolutions"
+    assert (adapter.stage, adapter.rslora) == ("base", False)
+    assert {(one.rank, one.alpha) for one in adapter.layers.values()} == {(2, 1.0)}
 
 
 def test_the_file_merged_by_hand_is_the_cascade_of_previews(trained, tmp_path):
     workdir, _ = trained
-    tree: dict = {}
-    for name, x in load_file(workdir / "lora" / "adapter.safetensors").items():
-        node, parts = tree, name.split("/")
-        for part in parts[:-1]:
-            node = node.setdefault(part, {})
-        node[parts[-1]] = x
+    adapter = formats.read(workdir / "lora" / "adapter.safetensors")
     directory, description = cascades.read_cascade(tiny_runs.trained("base").workdir)
     base = load_params(directory, description, ("base",))[0]["base"]
+    tree = to_tree(adapter, description.stages["base"])
     by_hand = adapters.merged(base, tree)
     weights = lora_runs.alone(tmp_path, "lora.dora=True")._weights(without(tree))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), by_hand, weights)
