@@ -5,6 +5,7 @@ without the large one. What DoRA's magnitudes do beside it depends on the weight
 """
 
 import math
+import re
 from collections import Counter
 from typing import Any
 
@@ -12,6 +13,12 @@ import numpy as np
 
 from cv3jax.adapters.adapter import Adapter, changes
 from data_pipeline.io.errors import InputError
+
+# what says where a layer is: blocks, and their parts in diffusers' names
+_PLACE = re.compile(
+    r"(input_blocks|middle_block|output_blocks|down_blocks|mid_block|up_blocks)\."
+    r"((attentions|resnets|transformer_blocks)\.|\d+\.)*"
+)
 
 
 def product(one: Adapter, other: Adapter, name: str) -> float:
@@ -49,15 +56,8 @@ def layers_of(adapter: Adapter) -> list[dict[str, Any]]:
 
 def kind_of(name: str) -> str:
     """Return the kind of a layer, its name below its block: "attn1.to_q", "in_layers.2"."""
-    parts = name.split(".")
-    numbers = [i for i, part in enumerate(parts) if part.isdigit()]
-    words = [part for part in parts if not part.isdigit()]
-    if len(words) < 2 or not numbers:
-        return name
-    if "transformer_blocks" in parts:
-        return ".".join(parts[parts.index("transformer_blocks") + 2 :])
-    first = next((i for i, p in enumerate(parts) if i and not p.isdigit()), 0)
-    return ".".join(parts[first:])
+    kind = _PLACE.sub("", name)
+    return name if kind.isdigit() else kind
 
 
 def by_kind(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

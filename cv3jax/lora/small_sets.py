@@ -31,6 +31,11 @@ def prepare(
     """
     check_directory(workdir, "--workdir")
     packed = (pictures / "dataset_info.json").is_file()
+    if not packed and workdir.resolve().is_relative_to(pictures.resolve()):
+        raise InputError(
+            f"--workdir {workdir} is inside --pictures {pictures}, so the run's previews would be"
+            " taken for pictures; give another"
+        )
     if packed and chosen.class_prompt:
         raise InputError(
             f"config.pictures.class_prompt = {chosen.class_prompt}: {pictures} holds records, to"

@@ -141,13 +141,19 @@ def test_few_sets_are_kept_and_their_memory_is_foretold(cascade):
         sets.of("base", loras)
         assert len(sets._held) <= 2
     ids = {id(leaf) for leaf in jax.tree.leaves(cascade.params)}
-    held = [
-        leaf
-        for made in sets._held.values()
-        for leaf in jax.tree.leaves(made)
-        if id(leaf) not in ids
-    ]
-    assert 0 < bytes_per_device(held) <= sets.nbytes < 2 * base
+
+    def held() -> int:
+        leaves = jax.tree.leaves(list(sets._held.values()))
+        return bytes_per_device([leaf for leaf in leaves if id(leaf) not in ids])
+
+    assert 0 < held() <= sets.nbytes < 2 * base
+    sets = ParamSets(cascade, LORAS, 2)
+    sets.compile()
+    sets.reserve()
+    assert held() == sets.nbytes
+    for loras in SETS[1:]:
+        sets.of("base", loras)
+        assert held() <= sets.nbytes
     assert sets.facts()["ranks"] == {"base": 4, "relay": 4}
 
 

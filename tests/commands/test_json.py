@@ -40,7 +40,8 @@ WORK = {
     ),
     "train": ("--config=scenes_vae:tiny --workdir {at}/w", (training, "run"), "steps"),
     "finetune": (
-        "--config=scenes_lora:tiny --pictures {at} --checkpoint scenes_teacher --workdir {at}/w",
+        "--config=scenes_lora:tiny --pictures {at}/in --checkpoint scenes_teacher --workdir {at}/w"
+        " --config.pictures.cache=False",
         (adapting, "run"),
         "steps",
     ),
@@ -103,7 +104,9 @@ def test_a_command_s_figures_are_where_they_are_asked_for(
         print("said while it works")
         return dict(figures)
 
-    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    for place in (tmp_path, tmp_path / "in" / "a_star"):
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(place / "a.png")
     monkeypatch.setattr(module, function, work)
     monkeypatch.setattr(aot_report, "text", lambda figures: "a report")
     target = target.format(at=tmp_path)

@@ -12,6 +12,7 @@ from figure_sources_ablations import ablations
 from figure_sources_sampling import (
     evaluate,
     expansion,
+    finetune_memory,
     large_pictures,
     text_kv,
     tiled_autoencoder,
@@ -271,6 +272,7 @@ SOURCES = (
     tiled_autoencoder,
     text_kv,
     large_pictures,
+    finetune_memory,
     expansion,
     ablations,
     evaluate,

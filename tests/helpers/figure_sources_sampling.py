@@ -87,6 +87,31 @@ def large_pictures() -> Iterator[Saying]:
         yield where, each["revision"]
 
 
+def finetune_memory() -> Iterator[Saying]:
+    found, where = result("finetune_memory")["results"], "docs/scale/compile.md"
+    cards = {"rtx4090:1x1x1": "RTX 4090", "a10g:1x1x1": "A10G", "h100:1x1x1": "H100"}
+    for key, each in found.items():
+        run, topology, step = key.split(" ")
+        yield where, each["revision"].rstrip("+")
+        if step == "sample":
+            held = found[f"{run} {topology} train"]
+            parts = (each["peak_bytes_per_chip"], held["beside_bytes_per_chip"])
+            total = (sum(parts) + held["argument_bytes_per_chip"]) / 1e9
+            yield where, f"a preview of four pictures needs {total:.1f} GB"
+            continue
+        gb = [
+            f"{each[name] / 1e9:.1f}"
+            for name in (
+                "usable_bytes",
+                "peak_bytes_per_chip",
+                "beside_bytes_per_chip",
+                "total_bytes_per_chip",
+            )
+        ]
+        fits = "yes" if each["fits"] else "no"
+        yield where, row(run, cards[topology], gb[0], f"`{step}`", *gb[1:], fits)
+
+
 def expansion() -> Iterator[Saying]:
     found = result("docs/guides/expand")
     made, where = found["prompts"], "docs/guides/expand.md"

@@ -167,6 +167,13 @@ def test_a_checkpoint_that_cannot_draw_is_refused(tmp_path):
         class_pictures.draw_class_pictures(settings, chosen, tmp_path)
 
 
+@pytest.mark.parametrize("place", ["in", "in/w", "link/w"])
+def test_a_workdir_among_the_pictures_is_refused(place, folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(InputError, match=r"is inside --pictures .* give another"):
+        small_sets.prepare(folder, tmp_path / place, settings_of(*FIXED), PictureSettings())
+
+
 def test_records_are_taken_as_they_are(folder, tmp_path):
     settings, chosen = settings_of(*FIXED), PictureSettings(cache=False)
     made = small_sets.prepare(folder, tmp_path / "w", settings, chosen)["path"]

@@ -36,8 +36,9 @@ def figures(fits=True):
 def test_the_runs_are_recipes_and_the_cells_are_topologies(script):
     for recipe, *fields in script.RUNS.values():
         parse_recipe(recipes.load(recipe, [*fields, *script.PREVIEWS]))
-    for run, topology in script.CELLS:
+    for run, topology, steps in script.CELLS:
         assert run in script.RUNS
+        assert set(steps) <= set(script.STEPS)
         parse(topology)
 
 

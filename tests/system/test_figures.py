@@ -141,7 +141,7 @@ def test_a_result_has_its_script_its_date_its_commit_and_a_document(name):
     assert naming, f"no document names benchmarks/{script}.py"
     commits = (
         {each.get("revision") for each in found["results"].values()}
-        if name in ("compile_time", "large_pictures")
+        if name in ("compile_time", "large_pictures", "finetune_memory")
         else {facts.get("revision")}
     )
     if name in KNOWN_OLD:

@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import adapters
 import golden_models
 import pytest
 import tiny_runs
 from random_cascades import description
 from special_files import KINDS, refused
 
+from cv3jax.adapters import formats
 from cv3jax.checkpoints.cascades import read_cascade
 from cv3jax.sampling import given_pictures, inputs, png_record
 from cv3jax.serving.http.keys import read_keys
@@ -50,6 +52,7 @@ FILES: dict[str, Read] = {
     "u.pt": import_unet,
     "u.bin": import_unet,
     "lpips.safetensors": load_lpips,
+    "lora.safetensors": formats.read,
     "official.yaml": read_official,
     "compared.safetensors": compare,
     "a.png": lambda path: inputs.read_images([path], 8),
@@ -77,6 +80,12 @@ def model(folder: Path) -> None:
     (folder / "config.json").write_text("{}")
 
 
+def adapter(folder: Path) -> None:
+    formats.write(folder / "made", adapters.adapter([f"{adapters.BLOCK}.attn1.to_q"]), "peft")
+    for file in (folder / "made").iterdir():
+        file.rename(folder / file.name)
+
+
 def sat(folder: Path) -> None:
     del folder
 
@@ -100,6 +109,8 @@ IN_FOLDERS: dict[str, tuple[Callable[[Path], None], Read]] = {
     "added_tokens.json": (t5, load_tokenizer),
     "generation_config.json": (model, lambda folder: check_local(folder, {})),
     "a.safetensors": (model, lambda folder: check_local(folder, {})),
+    "adapter_config.json": (adapter, formats.read),
+    "adapter_model.safetensors": (adapter, formats.read),
     "latest": (sat, import_unet),
     "cascade.json": (cascade, read_cascade),
     "vae/manifest.ocdbt": (cascade, read_cascade),

@@ -68,6 +68,16 @@ class ParamSets:
                     self._programs[key] = jitted.lower(kernel, node).compile()
         return len(self._programs)
 
+    def reserve(self) -> None:
+        """Fill the places of all sets with sets of all adapters, whose memory later ones take over.
+
+        So what is free afterwards, on the devices, is free for everything else.
+        """
+        for number in range(self._keep):
+            everything = tuple((name, float(number)) for name in self._leaves)
+            self._held[everything] = self._merged(everything)
+        jax.block_until_ready(list(self._held.values()))
+
     def of(self, part: str, loras: LoraSet) -> Any:
         """Return the parameters of a part with a set of adapters; without any, the cascade's."""
         if not loras or part not in self.ranks:

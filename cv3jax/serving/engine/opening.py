@@ -113,6 +113,7 @@ def engine_of(
         check_room(f"{what}, {sets.nbytes / 1e9:.2f} GB,", sets.nbytes, settings.mesh)
         tell(f"compiling what merges {counted(len(settings.loras), 'adapter')}")
         tell(f"{counted(sets.compile(), 'program')}; {what} take {sets.nbytes / 1e6:.1f} MB")
+        sets.reserve()
     store = Store(cascade, programs, offer.places, POOL * batch, texts, sets)
     ready, found, estimates = warmed(store, description, batch, settings.ways, cascade.mesh, tell)
     lanes = {
