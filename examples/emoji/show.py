@@ -11,10 +11,11 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from PIL import Image
 
 from cv3jax.cascade.pipeline import load
 from cv3jax.cli import run_command
-from cv3jax.reports.pictures import contact_sheet, save_png
+from cv3jax.reports.pictures import contact_sheet
 from cv3jax.training.metrics import read_lines
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.terminal import tell
@@ -102,7 +103,8 @@ def grid(runs: Path, out: Path) -> None:
         )
         for half in (slice(0, 8), slice(8, 16))
     ]
-    save_png(out / "emoji.png", np.concatenate(halves))
+    sheet = Image.fromarray(np.concatenate(halves)).quantize(256, dither=Image.Dither.NONE)
+    sheet.save(out / "emoji.png", optimize=True)
 
 
 def nearest(runs: Path) -> str:
