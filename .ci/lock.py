@@ -22,7 +22,7 @@ AUDIT = "pip-audit>=2.9,<3\ncyclonedx-bom>=7,<8\n"
 # lock → its extras, and its constraints beside constraints.txt
 ADDED = {
     "docs": (("docs",), ()),
-    "torch": (("torch", "expand-local", "eval"), ()),
+    "torch": (("torch", "expand-local", "eval", "interop"), ()),
     "tpu": (("tpu-compile",), ("constraints-tpu.txt",)),
     "gpu": (("gpu-compile",), ("constraints-gpu.txt",)),
 }

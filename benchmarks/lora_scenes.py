@@ -9,6 +9,7 @@ noise, and judged by pixels. Exits 1 if a bar is missed.
 
 import argparse
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -26,13 +27,14 @@ from cv3jax.adapters.trees import to_tree
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.distributed.backend import tune_cpu
 from cv3jax.models.adapters import merged
+from data_pipeline.io.files import write_json
 from data_pipeline.scenes import grammar
 from data_pipeline.scenes.judge import judge
 from data_pipeline.scenes.vision import see
 
 WORD, TEACHER, PICTURES = "teal", "scenes_teacher", 200
 # share of new captions whose teal thing is there; by how much old captions may be less often right;
-# seconds; largest difference of merged and unmerged pictures of latents, relative
+# seconds
 BARS = {"word": 0.8, "old": 0.03, "seconds": 600}
 SEED, AT_ONCE = 77, 50
 
@@ -79,6 +81,19 @@ def command(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "cv3jax", *words], check=True)
 
 
+def rows_of(figures: dict) -> list[tuple[str, str, str]]:
+    """Return the rows of the table: what is right of captions with the new word, and of old."""
+    named = {
+        ("new", "word"): f"the new word, {WORD}, is there",
+        ("new", "all"): "captions with the new word: all right",
+        ("old", "all"): "old captions: all right",
+    }
+    return [
+        (text, *(f"{figures[kind][when][name]:.3f}" for when in ("before", "after")))
+        for (kind, name), text in named.items()
+    ]
+
+
 def main() -> None:
     """Train, draw, judge and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -87,6 +102,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args, fields = parser.parse_known_args()
     tune_cpu()
+    facts = measure.facts()
     with tempfile.TemporaryDirectory() as place:
         folder = args.workdir or Path(place)
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,10 +117,11 @@ def main() -> None:
         where = ("--pictures", f"{data}", "--checkpoint", TEACHER, "--workdir", f"{run}")
         command("finetune", "--config=scenes_lora", *where, *fields)
         seconds = time.perf_counter() - began
-        adapter = formats.read(run / "lora" / "adapter.safetensors")
-    before = load(TEACHER)
-    base, tree = before.params["base"], to_tree(adapter, before.description.stages["base"])
-    after = before.with_params("base", jax.jit(merged)(base, tree))
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before = load(TEACHER)
+        file = formats.read(run / "lora" / "adapter.safetensors")
+    tree = to_tree(file, before.description.stages["base"])
+    after = before.with_params("base", merged(before.params["base"], tree))
     kinds = {"new": captions(args.count, WORD), "old": captions(args.count, None)}
     figures = {
         kind: {
@@ -113,8 +130,8 @@ def main() -> None:
         }
         for kind, texts in kinds.items()
     }
+    figures["cpu_seconds"] = spent.ru_utime + spent.ru_stime
     figures |= {"seconds": seconds, "count": args.count, "pictures": PICTURES, "fields": fields}
-    figures |= {"hardware": measure.hardware()} if hasattr(measure, "hardware") else {}
     lost = figures["old"]["before"]["all"] - figures["old"]["after"]["all"]
     missed = [
         name
@@ -125,9 +142,10 @@ def main() -> None:
         )
         if not fine
     ]
-    print(json.dumps(figures, indent=2))
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(facts, indent=2))
+    print(measure.table(("captions", "before", "after"), rows_of(figures)))
+    print(f"trained in {seconds:.0f} s, {figures['cpu_seconds']:.0f} s of CPU")
+    write_json(args.json, {**facts, **figures})
     sys.exit(f"missed: {', '.join(missed)}" if missed else 0)
 
 

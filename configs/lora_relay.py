@@ -3,8 +3,10 @@ r"""An adapter of rank 16 for the relay at 1024²: fine details, beside an adapt
     cv3jax finetune --config=lora_relay --pictures PICTURES --checkpoint WORK/cascade \
         --workdir WORK/mine_relay
 
-The relay is frozen in bfloat16, and trained from the index from which it starts. The recipe was
-compiled at this size and has not been run.
+The relay is frozen in bfloat16, and trained from the index from which it starts.
+
+Expect a preview of four prompts eight times, where they fit beside the training, and the adapter in
+WORK/mine_relay/lora. The recipe was neither compiled nor run at this size.
 """
 
 from cv3jax.configs import common, relay_1024

@@ -12,7 +12,7 @@ from cv3jax.configs import common, scenes_base
 def get_config(variant: str = ""):
     """Return the recipe, or a variant of it."""
     c = scenes_base.get_config()
-    c = common.adapt(c, rank=8, lr=2e-3, steps=1000)
+    c = common.adapt(c, rank=8, lr=2e-3, steps=800)
     c.batch.size = c.batch.per_device = 16
     c.data.threads = 2
     c.lora.targets = "all"

@@ -6,13 +6,14 @@ from typing import Any
 
 import jax
 
-from cv3jax.adapters import formats, merging, trees
+from cv3jax.adapters import formats, trees
 from cv3jax.adapters.adapter import Adapter
 from cv3jax.adapters.digest import digest_of
 from cv3jax.adapters.given import FLAG, LoraFile
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.checkpoints.description import CascadeDescription, StageDescription
 from cv3jax.checkpoints.description_checks import STAGES
+from cv3jax.models.adapters import with_adapter
 from data_pipeline.io.errors import InputError
 
 
@@ -35,7 +36,7 @@ class Applied:
     sha256: str
 
     def tree(self, stage: StageDescription) -> dict[str, Any]:
-        """Return the tree of `merging`, with the weight in its scales.
+        """Return the tree of `trees.to_tree`, with the weight in its scales.
 
         All layers have one rank, so that kernels of one shape share a program.
         """
@@ -91,9 +92,9 @@ def _change(params: dict[str, Any], tree: Mapping[str, Any]) -> None:
     """Replace the kernels of a tree of parameters, in place."""
     for name, node in tree.items():
         if trees.DOWN in node:
-            kernel = params[name][merging.KERNEL]
-            with_it = jax.jit(merging.changed, out_shardings=kernel.sharding)
-            params[name][merging.KERNEL] = with_it(kernel, dict(node))
+            kernel = params[name][trees.KERNEL]
+            with_it = jax.jit(with_adapter, out_shardings=kernel.sharding)
+            params[name][trees.KERNEL] = with_it(kernel, dict(node))
         else:
             _change(params[name], node)
 

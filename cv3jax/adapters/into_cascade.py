@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from cv3jax.adapters import merging
+from cv3jax.adapters import trees
 from cv3jax.adapters.applied import Loras
 from cv3jax.checkpoints import cascades, manifest, streaming
 from cv3jax.checkpoints.streaming import Leaf
+from cv3jax.models.adapters import with_adapter
 from cv3jax.weights.importing import copy_tokenizer, progress
 from data_pipeline.io.staging import appearing
 
@@ -40,7 +41,7 @@ def merge(source: Path, loras: Loras, out: Path) -> list[str]:
             for one in loras.applied:
                 if one.stage == part and one.weight:
                     tree = one.tree(description.stages[part])
-                    params = _with_leaves(params, merging.leaves_of(tree))
+                    params = _with_leaves(params, trees.leaves_of(tree))
             with progress(part, params) as shown:
                 cascades.save_part(partial / part, shown)
             if part == "t5":
@@ -72,6 +73,6 @@ def _changed(leaf: Leaf, node: dict[str, Any] | None) -> Leaf:
     wide = np.dtype(np.float32)
 
     def read() -> np.ndarray:
-        return np.asarray(merging.changed(leaf.read().astype(wide), node))
+        return np.asarray(with_adapter(leaf.read().astype(wide), node))
 
     return Leaf(leaf.shape, wide, read)

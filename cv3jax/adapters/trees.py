@@ -22,6 +22,7 @@ from cv3jax.models.adapters import DOWN, MAGNITUDE, NO_DORA, SCALE, UP
 from cv3jax.weights.names import Entry
 from data_pipeline.io.errors import InputError
 
+KERNEL = "kernel"
 BUCKETS = (4, 8, 16, 32, 64, 128, 256)  # ranks to which those of adapters are padded
 
 
@@ -223,6 +224,21 @@ def _layer(own: Mapping[str, np.ndarray], entry: Entry, spec: Spec) -> Layer:
     )
     magnitude = own[MAGNITUDE].astype(dtypes[2]) if MAGNITUDE in own else None
     return Layer(down, up, spec.alpha, magnitude)
+
+
+def leaves_of(tree: Mapping[str, Any]) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Return {path of a kernel: the leaves of its adapter}."""
+    found: dict[tuple[str, ...], dict[str, Any]] = defaultdict(dict)
+
+    def walk(node: Mapping[str, Any], path: tuple[str, ...]) -> None:
+        if DOWN in node:
+            found[(*path, KERNEL)] = dict(node)
+            return
+        for name, below in node.items():
+            walk(below, (*path, name))
+
+    walk(tree, ())
+    return dict(found)
 
 
 def ranks_text(ranks: Iterable[int]) -> str:

@@ -8,6 +8,13 @@ import argcomplete
 
 from cv3jax.cli import modules, parser_of
 
+# the first words of commands that have two
+GROUPS = {
+    "data": "prepare data",
+    "judge-people": "let people judge pictures",
+    "lora": "read, merge and convert LoRA adapters",
+}
+
 
 def parser_for(line: str) -> argparse.ArgumentParser:
     """Return a parser of the whole command line, with the flags of the command in `line` alone."""
@@ -17,12 +24,15 @@ def parser_for(line: str) -> argparse.ArgumentParser:
         words = line.split()[1:]
     root = argparse.ArgumentParser(prog="cv3jax", allow_abbrev=False)
     commands = root.add_subparsers()
-    data = None
+    groups: dict[str, argparse._SubParsersAction] = {}
     for name, (_, summary) in modules().items():
         *group, last = name.split()
-        if group and data is None:
-            data = commands.add_parser("data", help="prepare data").add_subparsers()
-        place = data if group else commands
+        place = commands
+        if group:
+            (first,) = group
+            if first not in groups:
+                groups[first] = commands.add_parser(first, help=GROUPS[first]).add_subparsers()
+            place = groups[first]
         asked = words[: len(name.split())] == name.split()
         place.add_parser(
             last,

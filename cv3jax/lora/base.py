@@ -59,7 +59,10 @@ def _check(settings: LoraSettings, stage: StageDescription, where: str) -> None:
             f"config.model.{name} = {ours.model[name]}, but {where} has {stage.model[name]} in its"
             f" {settings.part}; give a recipe of that size, or another checkpoint"
         )
-    theirs = {"objective.prediction": stage.prediction}
+    theirs: dict = {
+        "objective.prediction": stage.prediction,
+        "schedule.zero_snr": stage.zero_snr,
+    }
     if kind == "relay":
         theirs["schedule.start"] = stage.start
         theirs |= {"schedule.blur": stage.blur} if stage.blur else {}

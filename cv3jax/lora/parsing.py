@@ -20,6 +20,7 @@ def parse_lora(config: ConfigDict) -> LoraSettings:
             " lora_base"
         )
     OWN["stage"].check("stage", config.stage)
+    parse_pictures(config)  # which a run reads only where there is a folder
     return section(LoraSettings, {"stage": parse_stage(config), **config.lora}, "lora")
 
 

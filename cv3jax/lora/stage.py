@@ -81,13 +81,11 @@ class LoraStage(DiffusionStage):
         return {**super()._about(), "adapter": str(self._lora.base)}
 
     def export(self, ema: Any, directory: Path) -> dict:
-        """Write the adapter with this EMA. Returns how many matrices it changes."""
+        """Write the adapter with this EMA. Returns how many layers it has."""
         directory.mkdir(parents=True, exist_ok=True)
+        base = parts_fingerprint(self._lora.base, (self._lora.part,))
         stage = self._description.stages[self._settings.stage]
-        base = processes.first(
-            "base", lambda: parts_fingerprint(self._lora.base, (self._lora.part,))
-        )
         adapter = export.adapter_of(self._lora, ema, stage, base)
         if processes.main():
-            export.write(directory, adapter)
-        return {"matrices": len(adapter.layers)}
+            export.write(directory / export.FILE, adapter)
+        return {"layers": len(adapter.layers)}

@@ -84,10 +84,10 @@ def _fold(params: Any) -> Any:
     if not isinstance(params, dict):
         return params
     made = {name: _fold(x) for name, x in params.items() if name not in LEAVES}
-    return {**made, "kernel": changed(params["kernel"], params)} if DOWN in params else made
+    return {**made, "kernel": with_adapter(params["kernel"], params)} if DOWN in params else made
 
 
-def changed(kernel: jax.Array, adapter: Mapping[str, Any]) -> jax.Array:
+def with_adapter(kernel: jax.Array, adapter: Mapping[str, Any]) -> jax.Array:
     """Return a kernel, or a stack of them, with its adapter in it, in the kernel's type.
 
     adapter: the leaves of the tree in the kernel's place. The arithmetic is float32.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from random_cascades import UNET, description
 
-from cv3jax.adapters import merging, trees
+from cv3jax.adapters import trees
 from cv3jax.adapters.adapter import Adapter
 from cv3jax.cascade.parts import build_model, model_shapes
 from cv3jax.checkpoints.streaming import walk
@@ -77,7 +77,7 @@ def test_a_tree_stands_where_the_kernels_stand():
     kernels = {path[:-1] for path, _ in walk(params) if path[-1] == "kernel"}
     found = {path[:-1] for path, _ in walk(tree)}
     assert found < kernels
-    own = merging.leaves_of(tree)
+    own = trees.leaves_of(tree)
     assert own[("conv_in", "kernel")]["lora_down"].shape == (3, 3, 4, 4)
     assert own[("conv_in", "kernel")]["lora_up"].shape == (1, 1, 4, 16)
     stacked = own[("mid_0_transformer", "blocks", "ff_in", "kernel")]

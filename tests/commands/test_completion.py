@@ -52,7 +52,9 @@ def completed(line: str, folder: Path) -> list[str]:
     ("line", "some", "none"),
     [
         ("cv3jax ", {"sample", "train", "data"}, {"pack"}),
-        ("cv3jax data ", {"pack", "build", "encode"}, {"sample"}),
+        ("cv3jax data ", {"pack", "build", "encode"}, {"sample", "analyse", "merge"}),
+        ("cv3jax judge-people ", {"serve", "analyse"}, {"pack", "merge"}),
+        ("cv3jax lora ", {"merge", "inspect"}, {"pack", "analyse"}),
         ("cv3jax sample --ch", {"--checkpoint"}, {"--prompt"}),
         ("cv3jax sample --checkpoint s", {"scenes", "scenes_teacher"}, set()),
         ("cv3jax train --config scenes_", {"scenes_vae", "scenes_base"}, {"base_512"}),

@@ -44,6 +44,7 @@ COPIED = (
         "eval_overhead_base.md",
     ),
     ("docs/benchmarks.md", "Attention kernels", "attention.md"),
+    ("docs/guides/finetune.md", "A new word, measured", "lora_scenes.md"),
     ("docs/benchmarks.md", "Cascade against a single stage", "cascade.md"),
     ("docs/benchmarks.md", "Dataset build against planted faults", "data_build.md"),
     ("docs/benchmarks.md", "Serving under faults", "serve_soak.md"),

@@ -99,7 +99,7 @@ def test_make_installs_by_hash_all_but_the_sources_and_pytorch():
     assert [line.strip() for line in free] == [
         "PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile",
         "$(PIP) --no-deps --no-build-isolation -e . && \\",
-        "@$(PIP) -c constraints.txt -e '.[dev,data,torch,expand-local,eval]'",
+        "@$(PIP) -c constraints.txt -e '.[dev,data,torch,expand-local,eval,interop]'",
     ]
     for path in LOCKS:
         assert f"locks/{path.name}" in text

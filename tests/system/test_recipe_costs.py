@@ -11,6 +11,7 @@ from cv3jax.aot.chips import CHIPS
 
 AT, CHIP, COUNT, MFU = "v5e:16x16", CHIPS["v5e"], 256, 0.4
 STAGES = ("base_256", "base_512", "base_aesthetic", "sr_1024", "relay_1024")
+ADAPTERS = ("lora_base", "lora_relay")
 DISTILLED = {"distill_base": "base_aesthetic", "distill_relay": "relay_1024"}
 
 
@@ -73,8 +74,19 @@ def test_a_distillation_s_cost_is_that_of_its_page(name):
     assert said in docstring(name)
 
 
+def test_an_adapter_s_memory_is_the_compile_report_s():
+    kept = result("finetune_memory")["results"]
+    steps = [kept[f"adapter rtx4090:1x1x1 {step}"] for step in ("train", "encode")]
+    memory = max(one["peak_bytes_per_chip"] + one["beside_bytes_per_chip"] for one in steps)
+    said = (
+        f"Cost on rtx4090:1x1x1, by `cv3jax compile` (docs/scale/compile.md): {memory / 1e9:.1f} GB"
+        f" of {steps[0]['capacity_bytes'] / 1e9:.0f}, with the encoders."
+    )
+    assert said in docstring("lora_base")
+
+
 def test_every_full_size_recipe_names_its_cost_and_what_to_expect():
     full = {name for name in recipes.recipes() if not name.startswith("scenes_")}
-    assert full == {*STAGES, *DISTILLED}
+    assert full == {*STAGES, *DISTILLED, *ADAPTERS}
     for name in full:
         assert re.search(r"\bExpect [a-z]", docstring(name)), name

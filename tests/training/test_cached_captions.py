@@ -38,7 +38,9 @@ def test_pixels_beside_text_features():
         "text": {"text": np.ones((1, 1), np.float32)},
         "recaption_text": {},
     }
-    prepare = prepare_of(types.SimpleNamespace(data=DATA, relay=False), FeatureCache([features]))
+    prepare = prepare_of(
+        types.SimpleNamespace(data=DATA, relay=False, masked=False), FeatureCache([features])
+    )
     for seed in range(20):
         example = prepare([record], 0, np.random.default_rng(seed), (8, 8))
         assert sorted(example) == ["image", "sizes", "text"]

@@ -13,10 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from cv3jax.adapters import merging, trees
+from cv3jax.adapters import trees
 from cv3jax.adapters.applied import Applied
 from cv3jax.cascade.memory import bytes_per_device
 from cv3jax.cascade.pipeline import Cascade
+from cv3jax.models.adapters import SCALE, with_adapter
 
 LoraSet = tuple[tuple[str, float], ...]  # (name, weight) of each, in order
 Leaves = dict[tuple[str, ...], dict[str, Any]]  # path of a kernel → leaves of an adapter
@@ -46,7 +47,7 @@ class ParamSets:
             tree = trees.to_tree(one.adapter, described, bucket=self.ranks[one.stage], where=name)
             self._leaves[name] = {
                 path: {key: np.asarray(value, np.float32) for key, value in node.items()}
-                for path, node in merging.leaves_of(tree).items()
+                for path, node in trees.leaves_of(tree).items()
             }
         self._programs: dict[Any, Any] = {}
         self._held: collections.OrderedDict[LoraSet, dict[str, Any]] = collections.OrderedDict()
@@ -64,7 +65,7 @@ class ParamSets:
             for path, node in own.items():
                 kernel = _at(self._params[self.stages[name]], path)
                 if (key := _key(kernel, node)) not in self._programs:
-                    jitted = jax.jit(merging.changed, out_shardings=kernel.sharding)
+                    jitted = jax.jit(with_adapter, out_shardings=kernel.sharding)
                     self._programs[key] = jitted.lower(kernel, node).compile()
         return len(self._programs)
 
@@ -101,7 +102,7 @@ class ParamSets:
             params = made.get(stage, self._params[stage])
             changed = {}
             for path, node in self._leaves[name].items():
-                weighed = {**node, merging.SCALE: node[merging.SCALE] * np.float32(weight)}
+                weighed = {**node, SCALE: node[SCALE] * np.float32(weight)}
                 kernel = _at(params, path)
                 changed[path] = self._programs[_key(kernel, node)](kernel, weighed)
             made[stage] = _with(params, changed)
