@@ -14,7 +14,7 @@ def get_config(variant: str = ""):
     c = scenes_base.get_config()
     c = common.adapt(c, rank=8, lr=2e-3, steps=800)
     c.batch.size = c.batch.per_device = 16
-    c.data.update({"min_side": 64, "threads": 2})
+    c.data.threads = 2
     c.lora.targets = "all"
     c.optim.update({"kind": "adamw", "decay": "linear", "warmup": 50})
     c.sample.update({"steps": 20, "guidance": 1.75})

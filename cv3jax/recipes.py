@@ -34,6 +34,11 @@ def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(directory.glob("*.py")) if path.stem not in SHARED}
 
 
+def adapters() -> dict[str, Path]:
+    """Return those of `recipes` that train an adapter (LoRA) of a stage."""
+    return {name: path for name, path in recipes().items() if "common.adapt(" in path.read_text()}
+
+
 def evaluations() -> dict[str, Path]:
     """Return name → file of the recipes of evaluations, which train nothing."""
     directory = Path(importlib.util.find_spec("cv3jax.configs").submodule_search_locations[0])

@@ -22,10 +22,11 @@ FORMATS: Mapping[str, Any] = {
     "diffusers": diffusers,
 }
 _SINGLE = (peft.WEIGHTS, "pytorch_lora_weights.safetensors")
+_OURS = ("adapter.safetensors", "lora/adapter.safetensors")  # of a fine-tune
 
 
 def read(path: Path, where: str | None = None, *, text_encoder: bool = True) -> Adapter:
-    """Return the adapter at `path`: a file, or a folder of PEFT or diffusers.
+    """Return the adapter at `path`: a file, a folder of PEFT or diffusers, or a workdir.
 
     Args:
         path: the file or folder.
@@ -63,7 +64,7 @@ def read_as(
 
 
 def _file_in(folder: Path, where: str) -> Path:
-    for name in _SINGLE:
+    for name in (*_SINGLE, *_OURS):
         if (folder / name).is_file():
             return folder / name
     if pickles := sorted(folder.glob("*.bin")):

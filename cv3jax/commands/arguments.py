@@ -5,7 +5,7 @@ A command's module has `parser()`, which imports nothing that takes time, and `m
 
 import argparse
 import glob
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,15 +26,16 @@ def command(
     *,
     old: Mapping[str, str] = MappingProxyType({}),
     config: bool = False,
+    known: Callable[[], Iterable[str]] = recipes,
 ) -> Parser:
     """Return the parser of `cv3jax <name>`, with an example under its --help.
 
     old: the names that its flags had before, each with today's. config: whether it takes a recipe,
-    by --config, and sets its fields by `--config.a.b=v`.
+    by --config, and sets its fields by `--config.a.b=v`. known: returns the recipes' names.
     """
     if config:
         example = (
-            f"{example}\n\nrecipes: {', '.join(recipes())} (each also :tiny)\n"
+            f"{example}\n\nrecipes: {', '.join(known())} (each also :tiny)\n"
             "any field: --config.optim.lr=1e-4"
         )
     made = Parser(
@@ -51,7 +52,7 @@ def command(
             required=True,
             metavar="NAME[:VARIANT]|FILE.py",
             help="the recipe; --config.a.b=v sets any of its fields",
-        ).completer = lambda **_: list(recipes())
+        ).completer = lambda **_: list(known())
     return made
 
 

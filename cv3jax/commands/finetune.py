@@ -25,7 +25,7 @@ EXAMPLE = """cv3jax finetune --config=scenes_lora --pictures runs/scenes \\
 
 def parser() -> Parser:
     """Return the parser of `cv3jax finetune`."""
-    made = command_line.command("finetune", __doc__, EXAMPLE, config=True)
+    made = command_line.command("finetune", __doc__, EXAMPLE, config=True, known=recipes.adapters)
     made.add_argument(
         "--pictures",
         required=True,

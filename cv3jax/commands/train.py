@@ -11,12 +11,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cv3jax import recipes
-from cv3jax.checkpoints import cascades
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands.inputs import check_stage_inputs
 from cv3jax.distributed import processes
 from cv3jax.distributed.backend import loading
 from cv3jax.distributed.preemption import preemptible
+from cv3jax.lora.base import base_stage
 from cv3jax.lora.parsing import parse_lora
 from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.arguments import Parser
@@ -83,7 +83,7 @@ def train_adapter(
     settings = parse_lora(config)
     check_stage_inputs(settings.stage)
     if settings.base:
-        cascades.find_cascade(settings.base)
+        base_stage(settings)
 
     with loading():
         from cv3jax.lora.run import run
@@ -96,7 +96,14 @@ def train_adapter(
         source = recipes.source(args.config, changed)
         return run(parse_lora(changed), workdir, resume_from, allowed, source, scorers)
 
-    _train(prepared, settings, args, recipes.source(args.config, config), "adapter", "lora")
+    _train(
+        prepared,
+        settings,
+        args,
+        recipes.source(args.config, config),
+        "adapter",
+        "lora/adapter.safetensors",
+    )
 
 
 def _train(
@@ -105,9 +112,9 @@ def _train(
     args: argparse.Namespace,
     source: recipes.Source,
     made: str,
-    folder: str,
+    place: str,
 ) -> None:
-    """Train by `run`, and say what was made and in which folder of the workdir."""
+    """Train by `run`, and say what was made and where in the workdir."""
     with loading():
         from cv3jax.evaluation.scorers import open_scorers
 
@@ -120,5 +127,5 @@ def _train(
                 f"{figures['stage']}: {counted(figures['steps'], 'step')} in"
                 f" {figures['seconds']:.0f} s"
             )
-            say(f"{done}, {made} in {args.workdir}/{folder}")
+            say(f"{done}, {made} in {args.workdir}/{place}")
             report(figures)

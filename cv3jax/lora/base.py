@@ -1,9 +1,14 @@
 """The trained stage that is adapted: found and checked before anything is loaded."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import StageDescription
 from cv3jax.lora.settings import LoraSettings
 from data_pipeline.io.errors import InputError
+
+SIZES = ("channels", "channel_mult", "res_blocks", "depth", "mid_depth", "head_dim")
 
 
 def field_of(settings: LoraSettings) -> str:
@@ -48,6 +53,12 @@ def _check(settings: LoraSettings, stage: StageDescription, where: str) -> None:
             f"{where}: its {settings.part} is distilled, and the plain loss would undo that; adapt"
             " the stage that it was distilled from"
         )
+    if differ := [name for name in SIZES if _differs(stage.model, ours.model, name)]:
+        name = differ[0]
+        raise InputError(
+            f"config.model.{name} = {ours.model[name]}, but {where} has {stage.model[name]} in its"
+            f" {settings.part}; give a recipe of that size, or another checkpoint"
+        )
     theirs: dict = {
         "objective.prediction": stage.prediction,
         "schedule.zero_snr": stage.zero_snr,
@@ -61,3 +72,12 @@ def _check(settings: LoraSettings, stage: StageDescription, where: str) -> None:
             raise InputError(
                 f"config.{field} = {mine}, but {where} has {value}; give --config.{field}={value}"
             )
+
+
+def _differs(theirs: Mapping[str, Any], ours: Mapping[str, Any], name: str) -> bool:
+    """Return whether both models have a size, and not the same."""
+
+    def plain(value):
+        return tuple(value) if isinstance(value, list) else value
+
+    return name in theirs and name in ours and plain(theirs[name]) != plain(ours[name])

@@ -164,7 +164,8 @@ def _read_json(path: Path, name: str) -> dict:
         value = load_json(path / name)
     except FileNotFoundError as e:
         raise InputError(
-            f"{path} is not a record dataset: it has no {name}; give a directory of records"
+            f"{path} is not a record dataset: it has no {name}; give a directory of records,"
+            " such as `cv3jax data pack` makes of pictures"
         ) from e
     except (OSError, ValueError) as e:
         raise (

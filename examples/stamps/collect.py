@@ -9,12 +9,14 @@ GNU General Public License, version 2. They are not part of this repository.
 
 Each stamp is put whole on a white square, at most --size pixels a side, because training crops a
 square. Its caption is the first line of the .txt beside it, which is English; other languages
-follow there. Stamps that are SVG alone are left out, and so are mirrored copies, which have no
-caption.
+follow there. With --plain it loses its article and its full stop, so that it is like the name of an
+emoji: "A red apple." is "red apple". Stamps that are SVG alone are left out, and so are mirrored
+copies, which have no caption.
 """
 
 import argparse
 import collections
+import re
 from pathlib import Path
 
 from PIL import Image
@@ -45,6 +47,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--size", type=int, default=512, metavar="S", help="largest side (default: %(default)s)"
     )
+    parser.add_argument(
+        "--plain", action="store_true", help="captions without a first article and a full stop"
+    )
     args = parser.parse_args(argv)
     if not 64 <= args.size <= 4096:
         raise InputError(f"--size {args.size}: give 64..4096 pixels")
@@ -74,7 +79,8 @@ def main(argv: list[str] | None = None) -> None:
             target = folder / path.relative_to(args.stamps)
             target.parent.mkdir(parents=True, exist_ok=True)
             on_square(path, args.size).save(target)
-            target.with_suffix(".txt").write_text(f"{first_line(text)}\n", encoding="utf-8")
+            caption = plain(first_line(text)) if args.plain else first_line(text)
+            target.with_suffix(".txt").write_text(f"{caption}\n", encoding="utf-8")
             made += 1
         if not made:
             raise InputError(f"--stamps {args.stamps} has no PNG with a .txt beside it")
@@ -107,6 +113,11 @@ def first_line(path: Path) -> str:
     except (OSError, TextError, IndexError) as e:
         why = "it is empty" if isinstance(e, IndexError) else getattr(e, "strerror", None) or e
         raise InputError(f"{path} cannot be read: {why}") from e
+
+
+def plain(caption: str) -> str:
+    """Return a caption without its first article and its full stop; others as they are."""
+    return re.sub(r"^(?:an?|the) (?=\S)|\.$", "", caption, flags=re.IGNORECASE)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,14 @@ def test_a_round_trip_keeps_every_bit(format, kind, tmp_path):
     assert adapters.same(ours, formats.read(tmp_path / "native")) == []
 
 
+def test_a_workdir_is_its_adapter(tmp_path):
+    ours = adapters.adapter()
+    (tmp_path / "lora").mkdir()
+    formats.write(tmp_path / "lora" / "adapter.safetensors", ours, "native")
+    for folder in (tmp_path, tmp_path / "lora"):
+        assert adapters.same(ours, formats.read(folder)) == []
+
+
 def test_one_round_through_all_formats(tmp_path):
     ours = adapters.adapter(rslora=True, dtype=np.float16, dora=True)
     now = ours

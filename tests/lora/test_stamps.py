@@ -66,3 +66,17 @@ def test_what_is_missing_is_said(collect, stamps, tmp_path):
     with pytest.raises(InputError, match=r"snake\.png cannot be read"):
         collect.main(["--stamps", str(stamps), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("caption", "said"),
+    [
+        ("A red apple.", "red apple"),
+        ("an owl", "owl"),
+        ("The Earth. Our planet!", "Earth. Our planet!"),
+        ("Another tombstone.", "Another tombstone"),
+        ("A.", "A"),
+    ],
+)
+def test_a_plain_caption_is_like_a_name(collect, caption, said):
+    assert collect.plain(caption) == said

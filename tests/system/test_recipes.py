@@ -86,6 +86,12 @@ def test_a_field_that_cannot_be_set_is_refused_with_what_would_be_right(override
     assert said in str(e.value)
 
 
+def test_the_recipes_of_adapters_are_those_with_their_section():
+    sections = {name for name in recipes.recipes() if "lora" in recipes.load(name, [])}
+    assert {*recipes.adapters()} == sections
+    assert "scenes_lora_relay" in sections
+
+
 def test_what_sets_no_field_is_refused():
     with pytest.raises(InputError, match=r"unknown argument --workdirr=1; see --help"):
         recipes.load("scenes_base", ["--config.optim.lr=1", "--workdirr=1"])
