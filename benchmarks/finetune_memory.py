@@ -5,8 +5,8 @@
 
 "adapter" is the recipe lora_base: rank 16, the base frozen in bfloat16. "whole" trains all of the
 base, by the recipe base_512 with adafactor and 32 images an update. The programs are those of a
-run: the update, the encoders, and the sampler of four previews. A preview of an adapter merges it
-into a copy of the base, which is the sampler's argument, while the run holds its own arrays.
+run: the update, the encoders, and the sampler of four previews. A preview draws with the arrays
+that the run holds, so that the sampler's parameters are counted once.
 
 Each compilation runs the command of this checkout in a process of its own. finetune_memory.json is
 written after each. A second call resumes with what is missing. Exits 1 if an update or the encoders
@@ -80,13 +80,14 @@ def row(key: str, f: dict) -> tuple:
 def preview(results: dict, run: str, topology: str) -> float | None:
     """Return the bytes of a preview during training, or None where a program is missing.
 
-    They are the sampler, and what the run holds: the encoders, and the arguments of the update.
+    They are what the sampler takes besides its arguments, and what the run holds: the encoders, and
+    the arguments of the update.
     """
     train, sample = (results.get(f"{run} {topology} {step}", {}) for step in ("train", "sample"))
     if "peak_bytes_per_chip" not in sample or "argument_bytes_per_chip" not in train:
         return None
     held = train["beside_bytes_per_chip"] + train["argument_bytes_per_chip"]
-    return sample["peak_bytes_per_chip"] + held
+    return sample["peak_bytes_per_chip"] - sample["argument_bytes_per_chip"] + held
 
 
 def report(stored: dict) -> str:

@@ -1,8 +1,9 @@
 """A stage's network as its samplers call it: guided, with the text read once, whole or in tiles."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from cv3jax.diffusion.tiles import Tiles, blended, place, shared
 from cv3jax.distributed.mesh import BATCH
 from cv3jax.distributed.partitioning import context_problem
 from cv3jax.kernels.attention import make_attend
+from cv3jax.models.adapters import adapting
 from cv3jax.models.layers import Attend
 from cv3jax.models.layers import attend as xla_attention
 from cv3jax.models.unet import UNet
@@ -109,13 +111,17 @@ class Network(NamedTuple):
     predictor: Callable  # (params, the text so read, latents [B, h, w, z], w) → `Predict`
 
 
+def _applied(model: UNet, params: Any, *given: Any) -> jax.Array:
+    """Return what the model predicts, with the adapters that may be beside its kernels."""
+    with adapting():
+        return model.apply({"params": params}, *given)
+
+
 def stage_network(stage: StageDescription, options: SamplerOptions) -> Network:
     """Return a stage's network as its samplers call it."""
     model = build_on(options.mesh, UNet, stage.model, attend=options.attend)
     sigma = jnp.asarray(ddpm_sigma(stage.zero_snr))
-    plain = make_denoiser(
-        lambda p, x, i, c: model.apply({"params": p}, x, i, c), sigma, stage.prediction
-    )
+    plain = make_denoiser(functools.partial(_applied, model), sigma, stage.prediction)
     share = stage.guidance_rescale
     rescale = Rescale(share, sigma, stage.prediction) if share else None
 

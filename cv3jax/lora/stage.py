@@ -16,7 +16,7 @@ from cv3jax.lora import export
 from cv3jax.lora.base import base_stage, field_of
 from cv3jax.lora.programs import constants_of, fresh, init_of, lora_losses, lora_step
 from cv3jax.lora.settings import LoraSettings
-from cv3jax.models.adapters import merged
+from cv3jax.models.adapters import joined
 from cv3jax.training.diffusion import DiffusionStage
 from cv3jax.training.feature_cache import Arrays
 from cv3jax.training.heldout_losses import LevelLosses
@@ -27,8 +27,8 @@ from cv3jax.training.train_step import create_state
 class LoraStage(DiffusionStage):
     """A run that trains adapters of a base or relay stage.
 
-    Pictures are drawn with the EMA merged into the base, for which a second copy of the base is
-    held meanwhile. Raises InputError on settings that do not fit together or do not fit the base.
+    Pictures are drawn with the EMA beside the base, so that no second copy of it is held. Raises
+    InputError on settings that do not fit together or do not fit the base.
     """
 
     def __init__(self, settings: LoraSettings, workdir: Path):
@@ -37,10 +37,6 @@ class LoraStage(DiffusionStage):
         base_stage(settings)
         super().__init__(settings.stage, workdir)
         self._constants = constants_of(settings, self._programs.aside["base"])
-        self._merge = jax.jit(
-            lambda base, tree: merged(base, tree, self._constants),
-            out_shardings=placement(self._programs.aside["base"]),
-        )
 
     def _make_programs(
         self, vae: VaeDescription, text: TextDescription, cached: Arrays
@@ -75,7 +71,7 @@ class LoraStage(DiffusionStage):
         return lora_losses(self._lora, self._programs)
 
     def _weights(self, ema: Any) -> Any:
-        return self._merge(self._aside["base"], ema)
+        return joined(self._aside["base"], ema, self._constants)
 
     def _about(self) -> dict[str, Any]:
         return {**super()._about(), "adapter": str(self._lora.base)}

@@ -84,7 +84,7 @@ def _fold(params: Any) -> Any:
     if not isinstance(params, dict):
         return params
     made = {name: _fold(x) for name, x in params.items() if name not in LEAVES}
-    return {**made, "kernel": with_adapter(params["kernel"], params)} if DOWN in params else made
+    return {**made, "kernel": kernel_of(params)} if DOWN in params else made
 
 
 def with_adapter(kernel: jax.Array, adapter: Mapping[str, Any]) -> jax.Array:
@@ -110,6 +110,11 @@ def _to_length(magnitude: jax.Array, length: jax.Array) -> jax.Array:
     return jnp.where(zero | (magnitude == NO_DORA), 1, gain)
 
 
+def kernel_of(module: Mapping[str, Any]) -> jax.Array:
+    """Return a module's kernel, with the adapter that may be beside it."""
+    return with_adapter(module["kernel"], module) if DOWN in module else module["kernel"]
+
+
 def _spread(scale: jax.Array, ndim: int) -> jax.Array:
     """Return the scales [] or [depth] for a kernel of so many axes."""
     return scale.reshape(scale.shape + (1,) * (ndim - scale.ndim))
@@ -120,8 +125,8 @@ def adapting(dropout: Dropout | None = None) -> Iterator[None]:
     """Let the models that are applied inside the block use the adapters beside their kernels.
 
     Enter it where a function is traced: inside the function that is jitted. A model whose
-    parameters have no adapters computes as always. `UNet.text_kv` reads kernels itself, so give it
-    merged ones.
+    parameters have no adapters computes as always. `UNet.text_kv` reads kernels itself, with their
+    adapters.
     """
     with nn.intercept_methods(functools.partial(_adapt, dropout)):
         yield

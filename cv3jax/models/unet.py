@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cv3jax.models.adapters import kernel_of
 from cv3jax.models.embeddings import timestep_embedding
 from cv3jax.models.layers import (
     KV,
@@ -81,7 +82,7 @@ class UNet(nn.Module):
 
             cross = params[name]["blocks"]["cross_attention"]
             # one block at a time: its kernels are gathered, if at all, when they are used
-            return jax.lax.map(one, (cross["k"]["kernel"], cross["v"]["kernel"]))
+            return jax.lax.map(one, tuple(kernel_of(cross[each]) for each in "kv"))
 
         return {name: of(name) for name in params if name.endswith(TRANSFORMER)}
 

@@ -95,8 +95,9 @@ def finetune_memory() -> Iterator[Saying]:
         yield where, each["revision"].rstrip("+")
         if step == "sample":
             held = found[f"{run} {topology} train"]
-            parts = (each["peak_bytes_per_chip"], held["beside_bytes_per_chip"])
-            total = (sum(parts) + held["argument_bytes_per_chip"]) / 1e9
+            drawn = each["peak_bytes_per_chip"] - each["argument_bytes_per_chip"]
+            parts = (drawn, held["beside_bytes_per_chip"], held["argument_bytes_per_chip"])
+            total = sum(parts) / 1e9
             yield where, f"a preview of four pictures needs {total:.1f} GB"
             continue
         gb = [

@@ -77,7 +77,7 @@ def test_a_base_of_bfloat16_is_kept_so(tmp_path):
     assert {x.dtype for x in kernels.values()} == {jnp.dtype("bfloat16")}
     assert {x.dtype for x in jax.tree.leaves(made.like.params)} == {jnp.dtype("float32")}
     fresh = made.create()
-    merged = adapters.kernels(made._weights(fresh.ema))
+    merged = adapters.kernels(adapters.merged(made._weights(fresh.ema)))
     for path, kernel in kernels.items():
         np.testing.assert_array_equal(merged[path], kernel)
 
@@ -123,12 +123,19 @@ def test_the_file_is_the_ema_and_merged_it_is_what_previews_draw(trained, tmp_pa
             np.testing.assert_array_equal(ours.pop(name.removeprefix("ema/")), x)
     assert not ours
     base = load_params(directory, description, ("base",))[0]["base"]
-    weights = lora_runs.alone(tmp_path, "lora.dora=True")._weights(without(tree))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
-        adapters.merged(base, tree),
-        weights,
+    made, by_hand = lora_runs.alone(tmp_path, "lora.dora=True"), adapters.merged(base, tree)
+    beside = made._weights(without(tree))
+    kernels = adapters.kernels(made._aside["base"])
+    assert all(x is kernels[path] for path, x in adapters.kernels(beside).items())  # no copies
+    cascade = made.cascade_of_stage
+    keys = jax.vmap(jax.random.key)(jnp.arange(2))
+    text, noise = cascade.text(["a red circle", "a blue star"]), cascade.noise(keys, 32)
+    drawn, wanted, without_it = (
+        cascade.with_params("base", weights).stage("base", text, keys, noise)
+        for weights in (beside, by_hand, base)
     )
+    np.testing.assert_allclose(drawn, wanted, atol=1e-5)
+    assert np.abs(np.subtract(drawn, without_it)).max() > 1e-3
 
 
 def without(tree):

@@ -67,7 +67,7 @@ def test_what_is_there_is_kept_and_what_does_not_fit_fails(script, monkeypatch, 
     monkeypatch.setattr(sys, "argv", ["finetune_memory.py", *flags])
     script.main()
     assert asked == [("adapter", "a10g:1x1x1", step) for step in ("encode", "sample")]
-    assert "a preview during the run adapter on a10g:1x1x1: 24.0 GB" in capsys.readouterr().out
+    assert "a preview during the run adapter on a10g:1x1x1: 18.0 GB" in capsys.readouterr().out
     stored = json.loads((tmp_path / "finetune_memory.json").read_text())
     assert stored["results"]["adapter a10g:1x1x1 train"]["revision"] == "abc"
     assert stored["facts"]["date"] in (tmp_path / "finetune_memory.md").read_text()
