@@ -16,8 +16,11 @@ def field_of(settings: LoraSettings) -> str:
     return "init_from" if settings.stage.init_from else "cascade"
 
 
-def base_stage(settings: LoraSettings) -> StageDescription:
+def base_stage(settings: LoraSettings, *, sizes: bool = False) -> StageDescription:
     """Return the description of the stage that is adapted.
+
+    sizes: whether those of the recipe's UNet are compared too. Loading the base compares all
+    shapes, but commands prepare pictures before that.
 
     Raises InputError where there is none, or where it was trained in another way than the recipe
     says.
@@ -35,11 +38,11 @@ def base_stage(settings: LoraSettings) -> StageDescription:
             " recipe"
         )
     stage = description.stages[settings.part]
-    _check(settings, stage, where)
+    _check(settings, stage, where, sizes)
     return stage
 
 
-def _check(settings: LoraSettings, stage: StageDescription, where: str) -> None:
+def _check(settings: LoraSettings, stage: StageDescription, where: str, sizes: bool) -> None:
     """Raise InputError where the stage and the recipe differ in what the training is."""
     ours = settings.stage
     kind = "relay" if ours.relay else "base"
@@ -53,7 +56,8 @@ def _check(settings: LoraSettings, stage: StageDescription, where: str) -> None:
             f"{where}: its {settings.part} is distilled, and the plain loss would undo that; adapt"
             " the stage that it was distilled from"
         )
-    if differ := [name for name in SIZES if _differs(stage.model, ours.model, name)]:
+    differ = [name for name in SIZES if _differs(stage.model, ours.model, name)]
+    if sizes and differ:
         name = differ[0]
         raise InputError(
             f"config.model.{name} = {ours.model[name]}, but {where} has {stage.model[name]} in its"
