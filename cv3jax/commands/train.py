@@ -83,7 +83,7 @@ def train_adapter(
     settings = parse_lora(config)
     check_stage_inputs(settings.stage)
     if settings.base:
-        base_stage(settings)
+        base_stage(settings, sizes=True)
 
     with loading():
         from cv3jax.lora.run import run

@@ -150,7 +150,7 @@ def test_few_sets_are_kept_and_their_memory_is_foretold(cascade):
     sets = ParamSets(cascade, LORAS, 2)
     sets.compile()
     sets.reserve()
-    assert held() == sets.nbytes
+    assert 3 * held() == 2 * sets.nbytes  # of a third, while it is merged
     for loras in SETS[1:]:
         sets.of("base", loras)
         assert held() <= sets.nbytes

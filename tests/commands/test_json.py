@@ -40,7 +40,7 @@ WORK = {
     ),
     "train": ("--config=scenes_vae:tiny --workdir {at}/w", (training, "run"), "steps"),
     "finetune": (
-        "--config=scenes_lora:tiny --pictures {at}/in --checkpoint scenes_teacher --workdir {at}/w"
+        "--config=scenes_lora --pictures {at}/in --checkpoint scenes_teacher --workdir {at}/w"
         " --config.pictures.cache=False",
         (adapting, "run"),
         "steps",

@@ -34,7 +34,7 @@ STARTS = {
     "train": ("jax", "--config=scenes_vae:tiny --workdir {out} --config.data.path={data}"),
     "finetune": (
         "jax",
-        "--config=scenes_lora:tiny --pictures {data} --checkpoint scenes_teacher --workdir {out}",
+        "--config=scenes_lora --pictures {data} --checkpoint scenes_teacher --workdir {out}",
     ),
     "distill": (
         "jax",

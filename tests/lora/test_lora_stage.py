@@ -192,7 +192,7 @@ def test_a_run_in_two_sittings_is_that_of_one_bit_for_bit(trained, tmp_path):
     ("fields", "says"),
     [
         (("objective.prediction=eps",), "config.objective.prediction = eps, but config.cascade"),
-        (("model.channels=32",), "config.model.channels = 32, but config.cascade"),
+        (("model.channels=32",), "its base differs from config.model: channels is 16"),
         (("lora.targets=feed,attention",), "'feed' is no layer of this model; give attention, f"),
         (("lora.targets=down_7*",), "or patterns such as conv_final, "),
         (("init_part=relay",), "has no relay to adapt: it has base"),
