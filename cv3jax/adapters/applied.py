@@ -15,6 +15,7 @@ from cv3jax.checkpoints.description import CascadeDescription, StageDescription
 from cv3jax.checkpoints.description_checks import STAGES
 from cv3jax.models.adapters import with_adapter
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.progress import say
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,6 +120,8 @@ def _applied(given: LoraFile, description: CascadeDescription) -> Applied:
             f"{given.where} is for the {stage}, but the checkpoint has"
             f" {', '.join(description.stages) or 'no stage'}"
         )
+    if given.stage and adapter.stage and given.stage != adapter.stage:
+        say(f"{given.where} says that it is for the {adapter.stage}; it is put into the {stage}")
     names = [stage] if stage else [name for name in STAGES if name in description.stages]
     name, fitted = _first_fit(adapter, names, description.stages, given.where)
     return Applied(fitted, name, given.weight, given.path.name, digest_of(fitted))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cv3jax.adapters import diffusers, keys, kohya, native, peft
+from cv3jax.adapters import diffusers, kohya, native, peft
 from cv3jax.adapters.adapter import DIFFUSERS, SGM, Adapter, check
 from cv3jax.adapters.lora_config import LIMITS
 from cv3jax.adapters.naming import Sizes, named
@@ -105,10 +105,3 @@ def write(path: Path, adapter: Adapter, format: str, sizes: Sizes | None = None)
     more = (where,) if format == "diffusers" else ()
     tensors, metadata = FORMATS[format].write(theirs, *more)
     write_file(path, tensors, metadata)
-
-
-def stage_given(text: str) -> str:
-    """Return the stage of a flag. Raises InputError."""
-    if text not in keys.STAGES:
-        raise InputError(f"--stage {text[:40]}: give base or relay")
-    return text

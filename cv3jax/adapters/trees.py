@@ -7,7 +7,6 @@ each. There, a layer without an adapter is zeros, a smaller rank is padded with 
 without DoRA beside some that have it has a magnitude of `NO_DORA`.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -245,8 +244,3 @@ def ranks_text(ranks: Iterable[int]) -> str:
     """Return ranks for people, such as "8" or "4..16"."""
     low, high = min(known := list(ranks)), max(known)
     return f"{low}" if low == high else f"{low}..{high}"
-
-
-def finite_weight(weight: float) -> bool:
-    """Return whether a weight may be given for an adapter."""
-    return math.isfinite(weight) and abs(weight) <= 100

@@ -48,16 +48,23 @@ def part_loader(
         )
 
     def load(shapes, shardings):
-        if differing := _differing_arrays(part_shapes(description, part), shapes):
-            fields = _differences(description.section(part).model, model, part)
-            raise InputError(
-                f"config.{field} = {path}: its {part} differs from config.model:"
-                f" {fields or differing}"
-            )
+        check_sizes(description, part, shapes, model, f"config.{field} = {path}")
         place, within = cascades.place_of(directory, part)
         return cascades.load_part(place, abstract(shapes, shardings), within)
 
     return load
+
+
+def check_sizes(
+    description: CascadeDescription, part: str, shapes: Any, model: Mapping[str, Any], where: str
+) -> None:
+    """Raise InputError where the shapes of `model`, config.model, are not those of a part.
+
+    where: the field with the checkpoint, for the message.
+    """
+    if differing := _differing_arrays(part_shapes(description, part), shapes):
+        fields = _differences(description.section(part).model, model, part)
+        raise InputError(f"{where}: its {part} differs from config.model: {fields or differing}")
 
 
 def _differing_arrays(theirs: Any, ours: Any) -> str:

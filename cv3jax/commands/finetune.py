@@ -65,8 +65,11 @@ def prepared(
     pictures: Path, chosen: PictureSettings, config: ConfigDict, workdir: Path
 ) -> ConfigDict:
     """Return the recipe on records and a feature cache of these pictures, which are made first."""
+    from cv3jax.lora.base import check_fit
     from cv3jax.lora.small_sets import prepare
 
     config = config.copy_and_resolve_references()
-    config.data.update(prepare(pictures, workdir, parse_lora(config).stage, chosen))
+    settings = parse_lora(config)
+    check_fit(settings)
+    config.data.update(prepare(pictures, workdir, settings.stage, chosen))
     return config

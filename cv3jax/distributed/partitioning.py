@@ -36,6 +36,8 @@ MIN_SIZE = 2**16
 COLUMNS = ("q", "k", "v", "ff_in")
 ROWS = ("out", "ff_out")
 ATTENTION = ("self_attention", "cross_attention")
+# never sharded: they are read in float32, and a gathered parameter has the computation's type
+WHOLE = ("lora_magnitude",)
 
 
 def tensor_axis(path: tuple[str, ...]) -> int | None:
@@ -62,9 +64,12 @@ def spec(path: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> P:
     """Return the PartitionSpec of the leaf at `path`.
 
     The tensor axis follows the table above. Then fsdp takes the largest other axis that it divides.
-    Leaves with fewer than MIN_SIZE elements and leaves without such an axis are replicated. The
-    layer axis of scanned modules is never sharded, because every device needs every layer.
+    Leaves with fewer than MIN_SIZE elements, leaves without such an axis and those of WHOLE are
+    replicated. The layer axis of scanned modules is never sharded, because every device needs every
+    layer.
     """
+    if path[-1] in WHOLE:
+        return P()
     axes: list[str | None] = [None] * len(shape)
     ways, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
     if math.prod(shape) >= MIN_SIZE or (tensor > 1 and len(shape) == 2):

@@ -44,6 +44,9 @@ def cacheable(settings: StageSettings) -> tuple[Types, str]:
     except InputError:
         latents = None
         why.append("its crops, flips or zooms are drawn at random, so the latents are not stored")
+    if settings.masked:
+        latents = None
+        why.append("objective.masked reads masks from the pictures, so the latents are not stored")
     if frozen_description(settings)[1].t5 is None:
         text = None
         why.append("the text encoder is random and part of the run, so its features are not stored")

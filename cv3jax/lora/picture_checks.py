@@ -41,12 +41,17 @@ def is_transparent(data: bytes) -> bool:
 
 
 def oddities(
-    facts: Sequence[Facts], read: Callable[[int], bytes], image_size: int, min_side: int
+    facts: Sequence[Facts],
+    read: Callable[[int], bytes],
+    image_size: int,
+    min_side: int,
+    masked: bool = False,
 ) -> list[str]:
     """Return a line for each kind of odd picture.
 
     read: number of a picture → the bytes of its file. image_size: side in pixels of what training
-    sees. min_side: pictures with a shorter side are left out by the loader.
+    sees. min_side: pictures with a shorter side are left out by the loader. masked: whether what is
+    transparent is left out of the loss.
     """
     exact, near = duplicates(facts, read)
     lines = [
@@ -61,7 +66,8 @@ def oddities(
     said = f"smaller than {image_size} pixels on the shorter side, and are enlarged"
     lines.append(_line(facts, said, _sized(facts, small)))
     clear = [one.key for one in facts if one.transparent]
-    lines.append(_line(facts, "transparent in parts, which training sees on white", clear))
+    said = "are not learned" if masked else "training sees on white"
+    lines.append(_line(facts, f"transparent in parts, which {said}", clear))
     return [line for line in lines if line]
 
 

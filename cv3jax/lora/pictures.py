@@ -38,10 +38,14 @@ _FINEST = 1000  # the largest denominator of the ratio of repeats
 
 
 class Seen(NamedTuple):
-    """What a stage sees of a picture: the side of its crop, and the least side, in pixels."""
+    """What a stage sees of a picture: the side of its crop, and the least side, in pixels.
+
+    masked: whether what is transparent is left out of the loss.
+    """
 
     image_size: int
     min_side: int = 0
+    masked: bool = False
 
 
 class Prior(NamedTuple):
@@ -215,8 +219,7 @@ def _write(
         lines = oddities(
             facts[:own],
             lambda i: read_image(every[i].path, every[i].inside).data,
-            seen.image_size,
-            seen.min_side,
+            *seen,
         )
         # in the order of the records: one shard after the other
         places = [k for shard in range(shards) for k in range(shard, len(every), shards)]

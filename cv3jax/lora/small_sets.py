@@ -11,6 +11,7 @@ from cv3jax.lora.class_pictures import draw_class_pictures
 from cv3jax.lora.features import features_of
 from cv3jax.lora.picture_settings import PictureSettings
 from cv3jax.lora.pictures import Seen, records_of
+from cv3jax.training.resume import hold
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_directory
@@ -25,7 +26,8 @@ def prepare(
     of records is taken as it is.
 
     Raises:
-        InputError: the folder, a picture, the checkpoint or the recipe does not fit.
+        InputError: the folder, a picture, the checkpoint or the recipe does not fit, or another run
+            holds the workdir.
         StoppedError: a signal came; the same command continues.
         OSError: the machine fails; the same command continues.
     """
@@ -46,7 +48,8 @@ def prepare(
         records = pictures
         if not packed:
             prior = draw_class_pictures(settings, chosen, workdir)
-            seen = Seen(settings.data.image_size, settings.data.min_side or 0)
+            data = settings.data
+            seen = Seen(data.image_size, data.min_side or 0, settings.masked)
             records = records_of(pictures, workdir, chosen, seen, prior)
         fields = {"path": str(records)}
         if chosen.cache:
@@ -55,4 +58,5 @@ def prepare(
             fields |= {} if features is None else {"cache": str(features)}
         return fields
 
-    return processes.first("pictures", make)
+    with hold(workdir):  # another run may be reading what would be written again
+        return processes.first("pictures", make)

@@ -59,7 +59,7 @@ def enlarge(
     checkpoint = Checkpoint(source.name, found, loras=records)
     with waiting(f"loading {source}"):
         cascade = applied.change(load(source, PARTS, mesh, attention))
-    say_unknown(cascade.tokenize, [one.prompt for one in pictures])
+    say_unknown(cascade.tokenize, [one.prompt for one in pictures], adapted=bool(applied.applied))
     made = []
     with progress.bar(len(pictures), "upscale", "picture") as bar:
         cascade = cascade.with_progress(steps_on(bar))

@@ -150,7 +150,8 @@ def sample_few(
         for n in range(len(names))
         for i in range(num)
     ]
-    say_unknown(cascade.tokenize, (job.text for job in jobs[::num]))
+    texts_drawn = (job.text for job in jobs[::num])
+    say_unknown(cascade.tokenize, texts_drawn, adapted=bool(loras.applied))
     with progress.bar(count, "sample", "picture") as bar:
         cascade = cascade.with_progress(steps_on(bar))
         for begin in range(0, count, width):

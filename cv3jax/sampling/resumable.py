@@ -167,7 +167,8 @@ def sample_many(
             with waiting(f"loading {source}"):
                 cascade = loras.change(load(source, parts, mesh, devices.attention))
             if share.index == 0:
-                say_unknown(cascade.tokenize, (jobs[i].text for i in range(0, len(jobs), num)))
+                first = (jobs[i].text for i in range(0, len(jobs), num))
+                say_unknown(cascade.tokenize, first, adapted=bool(loras.applied))
             target = Target(out, place)
             if pictures.metadata:
                 fields = stage_fields(description, stages)

@@ -238,3 +238,9 @@ def test_gathers_are_of_the_computations_type_and_gradients_are_summed_in_float3
     assert re.search(r"f32\[2\].* = reduce_scatter\[", text)
     rows = jnp.arange(8.0)
     np.testing.assert_allclose(jax.jit(spread)(jnp.ones(16), rows), np.full(16, 28.0))
+
+
+def test_magnitudes_of_dora_stay_whole_because_they_are_read_in_float32():
+    mesh, layer = make_mesh(data=1, fsdp=8), ("mid_0_transformer", "blocks", "ff_in")
+    assert spec((*layer, "lora_up"), (10, 16, 10240), mesh) == P(None, None, "fsdp")
+    assert spec((*layer, "lora_magnitude"), (10, 10240), mesh) == P()

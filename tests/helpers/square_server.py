@@ -10,7 +10,7 @@ from cv3jax.commands import serve
 
 def main() -> None:
     pause = float(os.environ.get("SQUARE_PAUSE", "0"))
-    serve.open_engine = lambda args, sizes: square_engine.SquareEngine(pause)
+    serve.open_engine = lambda args, sizes, loras: square_engine.SquareEngine(pause)
     cli.run_command(serve.main)
 
 

@@ -1,5 +1,7 @@
 """Test what `cv3jax finetune` makes of --pictures before it trains, without the training."""
 
+import re
+
 import lora_runs
 import pytest
 import tiny_runs
@@ -60,5 +62,23 @@ def test_a_folder_that_is_not_there_is_refused_before_anything_is_written(traine
         finetune.main(argv(tmp_path / "w", tmp_path / "none"))
     with pytest.raises(InputError, match=r"config\.pictures\.repeats = 0: must be 1\.\.1000"):
         finetune.main(argv(tmp_path / "w", tiny_runs.scenes(), "pictures.repeats=0"))
+    assert not trained
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ("lora.targets=nothing", "'nothing' is no layer of this model"),
+        ("model.channels=32", "its base differs from config.model: channels is 16"),
+        ("objective.prediction=eps", "give --config.objective.prediction=v"),
+    ],
+)
+def test_what_a_run_would_refuse_is_refused_before_pictures_are_prepared(
+    field, says, trained, tmp_path
+):
+    put(tmp_path / "in" / "red_kite" / "a.png", 1)
+    with pytest.raises(InputError, match=re.escape(says)):
+        finetune.main(argv(tmp_path / "w", tmp_path / "in", field))
     assert not trained
     assert not (tmp_path / "w").exists()

@@ -77,6 +77,9 @@ def test_transparent_pictures_are_those_with_such_pixels(tmp_path, capsys):
     assert said(tmp_path / "in", tmp_path / "w", capsys) == [
         "1 of 3 pictures are transparent in parts, which training sees on white: clear.png"
     ]
+    assert said(tmp_path / "in", tmp_path / "v", capsys, Seen(64, masked=True)) == [
+        "1 of 3 pictures are transparent in parts, which are not learned: clear.png"
+    ]
     assert not is_transparent((tmp_path / "in" / "opaque.png").read_bytes())
 
 

@@ -20,6 +20,7 @@ from cv3jax.sampling.resumable import sample_many
 from cv3jax.training.data import loader, open_data
 from cv3jax.training.feature_cache import open_feature_cache, prepare_of
 from cv3jax.training.frozen import frozen_description
+from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError, StoppedError
 from data_pipeline.records.feature_cache import open_cache
 from data_pipeline.records.records import open_records
@@ -84,6 +85,9 @@ def test_random_crops_leave_the_latents_out_and_buckets_everything():
     types, why = features.cacheable(settings_of(*FIXED, "data.buckets=8"))
     assert types == (None, None)
     assert "config.data.buckets" in why
+    types, why = features.cacheable(settings_of(*FIXED, "objective.masked=True"))
+    assert types == (None, "float32")
+    assert "reads masks from the pictures" in why
     assert features.cacheable(settings_of(*FIXED)) == (("float32", "float32"), "")
     settings = settings_of(*FIXED)
     half = dataclasses.replace(settings, model={**settings.model, "dtype": "bfloat16"})
@@ -172,6 +176,18 @@ def test_a_workdir_among_the_pictures_is_refused(place, folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
     with pytest.raises(InputError, match=r"is inside --pictures .* give another"):
         small_sets.prepare(folder, tmp_path / place, settings_of(*FIXED), PictureSettings())
+
+
+def test_a_run_that_holds_the_workdir_keeps_its_pictures(folder, tmp_path):
+    settings, chosen = settings_of(*FIXED), PictureSettings(cache=False)
+    small_sets.prepare(folder, tmp_path / "w", settings, chosen)
+    before = read(tmp_path / "w" / "pictures")
+    put(folder / "blue kite" / "2.png", 12)
+    with locks.hold(tmp_path / "w"), pytest.raises(InputError, match="is in use by"):
+        small_sets.prepare(folder, tmp_path / "w", settings, chosen)
+    assert read(tmp_path / "w" / "pictures") == before
+    small_sets.prepare(folder, tmp_path / "w", settings, chosen)
+    assert read(tmp_path / "w" / "pictures") != before
 
 
 def test_records_are_taken_as_they_are(folder, tmp_path):

@@ -54,10 +54,11 @@ class ParamSets:
 
     @property
     def nbytes(self) -> int:
-        """The bytes on a device that all kept sets take at most."""
+        """The bytes on a device that sets take at most."""
         paths = {(self.stages[name], path) for name, own in self._leaves.items() for path in own}
         kernels = [_at(self._params[stage], path) for stage, path in paths]
-        return self._keep * bytes_per_device(kernels)
+        # one more while it is merged, or while a unit still reads one that is no longer kept
+        return (self._keep + 1) * bytes_per_device(kernels)
 
     def compile(self) -> int:
         """Compile what merges any of the adapters. Returns the number of programs."""

@@ -87,10 +87,7 @@ def text(most: int) -> Reader:
 
 
 def loras(value: Any) -> tuple[tuple[str, float], ...]:
-    """Return (name, weight) of each adapter, of a list of {"name", "weight"}; the weight is 1.
-
-    Those of weight 0 are left out: they change nothing.
-    """
+    """Return (name, weight) of each adapter, of a list of {"name", "weight"}; the weight is 1."""
     right = f'give a list of at most {MOST_LORAS} objects such as {{"name": "teal", "weight": 0.8}}'
     if not isinstance(value, list) or len(value) > MOST_LORAS:
         raise ValueError(right)
@@ -102,7 +99,7 @@ def loras(value: Any) -> tuple[tuple[str, float], ...]:
         if name in found:
             raise ValueError(f"{name[:60]!r} is there twice")
         found[name] = number(-MOST_WEIGHT, MOST_WEIGHT)(one.get("weight", 1))
-    return tuple((name, weight) for name, weight in found.items() if weight)
+    return tuple(found.items())
 
 
 def boolean(value: Any) -> bool:

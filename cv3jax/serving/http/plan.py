@@ -237,7 +237,8 @@ def _loras(
             raise wrong("loras", f"loras {name[:60]!r}: this server has {listed}")
         if (stage := model.loras[name]["stage"]) not in stages:
             raise wrong("loras", f"loras {name!r} is for the {stage}, which does not draw this")
-        made.append({"name": name, **model.loras[name], "weight": weight})
+        if weight:  # one of weight 0 changes nothing
+            made.append({"name": name, **model.loras[name], "weight": weight})
     return tuple(made)
 
 
