@@ -65,7 +65,7 @@ def prepared(
     pictures: Path, chosen: PictureSettings, config: ConfigDict, workdir: Path
 ) -> ConfigDict:
     """Return the recipe on records and a feature cache of these pictures, which are made first."""
-    from cv3jax.lora.fit import check_fit
+    from cv3jax.lora.base import check_fit
     from cv3jax.lora.small_sets import prepare
 
     config = config.copy_and_resolve_references()

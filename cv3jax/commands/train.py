@@ -11,12 +11,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cv3jax import recipes
+from cv3jax.checkpoints import cascades
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands.inputs import check_stage_inputs
 from cv3jax.distributed import processes
 from cv3jax.distributed.backend import loading
 from cv3jax.distributed.preemption import preemptible
-from cv3jax.lora.base import base_stage
 from cv3jax.lora.parsing import parse_lora
 from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.arguments import Parser
@@ -83,7 +83,7 @@ def train_adapter(
     settings = parse_lora(config)
     check_stage_inputs(settings.stage)
     if settings.base:
-        base_stage(settings, sizes=True)
+        cascades.find_cascade(settings.base)
 
     with loading():
         from cv3jax.lora.run import run

@@ -1,14 +1,16 @@
 """The trained stage that is adapted: found and checked before anything is loaded."""
 
-from collections.abc import Mapping
-from typing import Any
-
+from cv3jax.cascade.parts import build_model, check_sizes, model_of, model_shapes
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import StageDescription
 from cv3jax.lora.settings import LoraSettings
+from cv3jax.lora.targets import chosen
+from cv3jax.models.adapters import kernels
+from cv3jax.models.t5 import T5Encoder
+from cv3jax.models.unet import UNet
+from cv3jax.models.vae import Autoencoder
+from cv3jax.training.frozen import frozen_description
 from data_pipeline.io.errors import InputError
-
-SIZES = ("channels", "channel_mult", "res_blocks", "depth", "mid_depth", "head_dim")
 
 
 def field_of(settings: LoraSettings) -> str:
@@ -16,11 +18,8 @@ def field_of(settings: LoraSettings) -> str:
     return "init_from" if settings.stage.init_from else "cascade"
 
 
-def base_stage(settings: LoraSettings, *, sizes: bool = False) -> StageDescription:
+def base_stage(settings: LoraSettings) -> StageDescription:
     """Return the description of the stage that is adapted.
-
-    sizes: whether those of the recipe's UNet are compared too. Loading the base compares all
-    shapes, but commands prepare pictures before that.
 
     Raises InputError where there is none, or where it was trained in another way than the recipe
     says.
@@ -38,11 +37,28 @@ def base_stage(settings: LoraSettings, *, sizes: bool = False) -> StageDescripti
             " recipe"
         )
     stage = description.stages[settings.part]
-    _check(settings, stage, where, sizes)
+    _check(settings, stage, where)
     return stage
 
 
-def _check(settings: LoraSettings, stage: StageDescription, where: str, sizes: bool) -> None:
+def check_fit(settings: LoraSettings) -> None:
+    """Raise InputError where a run would refuse the base or the targets; no weights are read.
+
+    A command that prepares pictures calls it first, because that may take hours.
+    """
+    base_stage(settings)
+    ours, frozen = settings.stage, frozen_description(settings.stage)[1]
+    vae = build_model(Autoencoder, frozen.vae.model)
+    t5 = build_model(T5Encoder, (frozen.t5 or ours.text.description).model)
+    model = model_of(UNet, ours.model, "config.model", out_channels=vae.z_channels)
+    shapes = model_shapes(model, t5.channels)
+    where = f"config.{field_of(settings)} = {settings.base}"
+    description = cascades.read_cascade(settings.base)[1]
+    check_sizes(description, settings.part, shapes, ours.model, where)
+    chosen(settings.targets, kernels(shapes))
+
+
+def _check(settings: LoraSettings, stage: StageDescription, where: str) -> None:
     """Raise InputError where the stage and the recipe differ in what the training is."""
     ours = settings.stage
     kind = "relay" if ours.relay else "base"
@@ -55,13 +71,6 @@ def _check(settings: LoraSettings, stage: StageDescription, where: str, sizes: b
         raise InputError(
             f"{where}: its {settings.part} is distilled, and the plain loss would undo that; adapt"
             " the stage that it was distilled from"
-        )
-    differ = [name for name in SIZES if _differs(stage.model, ours.model, name)]
-    if sizes and differ:
-        name = differ[0]
-        raise InputError(
-            f"config.model.{name} = {ours.model[name]}, but {where} has {stage.model[name]} in its"
-            f" {settings.part}; give a recipe of that size, or another checkpoint"
         )
     theirs: dict = {
         "objective.prediction": stage.prediction,
@@ -76,12 +85,3 @@ def _check(settings: LoraSettings, stage: StageDescription, where: str, sizes: b
             raise InputError(
                 f"config.{field} = {mine}, but {where} has {value}; give --config.{field}={value}"
             )
-
-
-def _differs(theirs: Mapping[str, Any], ours: Mapping[str, Any], name: str) -> bool:
-    """Return whether both models have a size, and not the same."""
-
-    def plain(value):
-        return tuple(value) if isinstance(value, list) else value
-
-    return name in theirs and name in ours and plain(theirs[name]) != plain(ours[name])

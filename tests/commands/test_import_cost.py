@@ -77,8 +77,6 @@ train --config=scenes_vae --workdir w --num-processes 2 | must be given together
 finetune --config=scenes_base --pictures . --checkpoint scenes --workdir w | trains a whole stage
 finetune --config=scenes_lora --pictures nope --checkpoint scenes --workdir w | nope is no folder
 finetune --config=scenes_lora --pictures . --checkpoint nope --workdir w | nope is not a checkpoint
-finetune --config=scenes_lora --pictures . --checkpoint scenes --workdir w | its base is distilled
-finetune --config=lora_base --pictures . --checkpoint scenes_teacher --workdir w | has 64
 train --config=scenes_lora --workdir w --config.lora.rank=0 | config.lora.rank = 0
 train --config=scenes_lora --workdir w --config.lora.targets= | config.lora.targets
 distill --config=scenes_base --workdir w | the recipe has no section distill
