@@ -1,5 +1,7 @@
 """Test adapters on a base that is held in int8: its memory, its losses, and what is written."""
 
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 import lora_runs
@@ -88,6 +90,9 @@ def test_a_run_draws_and_writes_as_with_every_base(tmp_path):
 def test_the_library_and_the_type_are_asked_for(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"lora\.base_dtype = int4: must be one of computed, int8"):
         lora_runs.settings("lora.base_dtype=int4")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "qwix" else find(name)
+    )
     with pytest.raises(InputError, match=r"int8 needs qwix, .* pip install 'cv3jax\[int8\]'"):
         lora_runs.alone(tmp_path, INT8)
