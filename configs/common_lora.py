@@ -16,6 +16,7 @@ def adapt(c: ConfigDict, *, rank: int, lr: float, steps: int) -> ConfigDict:
             "rslora": False,
             "dropout": 0.0,
             "dora": False,
+            "base_dtype": "computed",
             "targets": "attention,feed_forward",
         }
     )

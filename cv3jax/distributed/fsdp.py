@@ -52,7 +52,11 @@ class Layout(NamedTuple):
         )
 
     def _whole(self, x: jax.Array, axes: tuple) -> jax.Array:
-        return gather_axis(x, axes.index("fsdp"), self.dtype) if "fsdp" in axes else x
+        if "fsdp" not in axes:
+            return x
+        # integers are frozen parameters, which stay as they are
+        dtype = self.dtype if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype
+        return gather_axis(x, axes.index("fsdp"), dtype)
 
     def constrain(self, x: jax.Array) -> jax.Array:
         """Shard activations by height over context: the models' `constrain` inside `spread`.

@@ -112,9 +112,12 @@ def tree_specs(tree, mesh: Mesh):
 
 def tree_sharding(tree, mesh: Mesh):
     """Return the sharding of every leaf of `tree`, by `spec`; moments and EMA follow parameters."""
-    return jax.tree.map(
-        lambda p: NamedSharding(mesh, p), tree_specs(tree, mesh), is_leaf=lambda x: isinstance(x, P)
-    )
+    return named(tree_specs(tree, mesh), mesh)
+
+
+def named(specs: Any, mesh: Mesh) -> Any:
+    """Return the shardings on a mesh of a tree of specs."""
+    return jax.tree.map(lambda p: NamedSharding(mesh, p), specs, is_leaf=lambda x: isinstance(x, P))
 
 
 def make_constrain(mesh: Mesh):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from cv3jax.cascade.parts import model_shapes
 from cv3jax.distributed.fsdp import Layout
 from cv3jax.distributed.partitioning import abstract, tree_sharding, tree_specs
+from cv3jax.lora.held import held_like, held_specs
 from cv3jax.lora.settings import LoraSettings
 from cv3jax.lora.targets import chosen
 from cv3jax.models import adapters
@@ -32,7 +33,7 @@ class Parts(NamedTuple):
 
     shapes: Any  # of the base, as it computes
     constants: Any  # leaves of the adapters that are not trained
-    base: Layout  # of the base
+    base: Layout  # of the base as it is held
     layout: Layout  # of the base with the adapters beside it
 
 
@@ -78,8 +79,15 @@ def parts_of(settings: LoraSettings, network: Network) -> Parts:
     trained = init_of(settings)(network.model, network.text_width)
     adapter = jax.eval_shape(trained, jax.random.key(0))
     all_shapes = adapters.joined(shapes, adapter, abstract(constants))
-    base = Layout(mesh, tree_specs(shapes, mesh), dtype)
-    return Parts(shapes, constants, base, base._replace(specs=tree_specs(all_shapes, mesh)))
+    specs = tree_specs(shapes, mesh), tree_specs(all_shapes, mesh)
+    base, both = (Layout(mesh, held_specs(settings.base_dtype, one), dtype) for one in specs)
+    return Parts(shapes, constants, base, both)
+
+
+def computed_like(settings: LoraSettings, network: Network) -> Any:
+    """Return the shapes and shardings of the base in the type in which it computes."""
+    shapes = parts_of(settings, network).shapes
+    return abstract(shapes, tree_sharding(shapes, network.layout.mesh))
 
 
 def lora_step(settings: LoraSettings) -> MakeStep:
@@ -103,7 +111,8 @@ def lora_step(settings: LoraSettings) -> MakeStep:
             skip=stage.train.skip,
             select=selected(stage),
         )
-        return train, {"base": abstract(parts.shapes, tree_sharding(parts.shapes, plan.mesh))}
+        like = held_like(settings.base_dtype, parts.shapes, parts.base.specs, plan.mesh)
+        return train, {"base": like}
 
     return make
 

@@ -70,6 +70,12 @@ class LoraSettings:
         SWITCH,
         False,
     )
+    base_dtype: str = field(
+        "Type of the frozen matrices: that in which they compute, or int8 in the UNet's blocks,"
+        " which halves bfloat16's memory and rounds the base.",
+        one_of("computed", "int8"),
+        "computed",
+    )
     targets: str = field(
         "Which layers get an adapter; a pattern such as *cross_attention* is matched with the paths"
         " of the layers.",

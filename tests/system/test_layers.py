@@ -29,6 +29,7 @@ ARRAYS = {"jax", "numpy"}
 # what a file may import besides the standard library; the first pattern that fits counts, and a
 # name covers what is below it
 MAY_IMPORT = {
+    "cv3jax/models/int8.py": {*ARRAYS, "qwix"},
     "cv3jax/models/*": {*ARRAYS, "flax", "cv3jax.models"},
     "cv3jax/diffusion/*": {*ARRAYS, "cv3jax.diffusion", "cv3jax.models"},
     "cv3jax/optim/*": {*ARRAYS, "optax", "cv3jax.optim", "cv3jax.distributed"},
