@@ -173,7 +173,7 @@ def test_no_field_of_a_recipe_is_without_a_mutant(mutants):
     assert own <= given
     there |= (given - own) | {f"distill.{name}" for name in own}
     given = fields(parse_recipe(recipes.load("scenes_lora", [])))
-    own = {"rank", "alpha", "rslora", "dropout", "dora", "targets"}
+    own = {"rank", "alpha", "rslora", "dropout", "dora", "targets", "base_dtype"}
     assert own <= given
     there |= (given - own) | {f"lora.{name}" for name in own}
     there = {name for name in there if not any(one.startswith(f"{name}.") for one in there)}
