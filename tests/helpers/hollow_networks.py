@@ -176,6 +176,12 @@ def seen(name: str) -> dict:
     return seen_apart(lambda values: True, name)[0]
 
 
+def forget() -> None:
+    """Forget the inputs so far, which may be those of other tests and of other shapes."""
+    jax.effects_barrier()
+    shown.clear()
+
+
 def seen_apart(first: Callable[[dict], bool], name: str = "unet") -> tuple[dict, dict]:
     """Return `seen` of the calls for which `first` holds, and of the others."""
     jax.effects_barrier()

@@ -74,7 +74,7 @@ def losses_of(stage: str, plan, batch, *, place=lambda batch: batch) -> np.ndarr
 
 @pytest.mark.parametrize("stage", RECIPES)
 def test_the_loss_is_that_of_the_objective_at_fixed_levels_and_noise(stage):
-    hn.seen("unet")
+    hn.forget()
     batch = rows()
     losses = losses_of(stage, hn.plan_of, batch)
     asked = hn.seen("unet")

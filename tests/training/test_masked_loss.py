@@ -44,7 +44,7 @@ def test_the_loss_is_the_mean_of_the_masked_errors(kind):
     batch = {**hn.loader_batch(), "mask": masks()}
     encoded = steps.encode(hn.frozen(), batch, state.key, jnp.int32(0))
     np.testing.assert_allclose(encoded["mask"], wanted(masks()), rtol=1e-5)
-    hn.seen("unet")
+    hn.forget()
     given = {**hn.encoded(0.0 if kind == "relay" else None), "mask": encoded["mask"]}
     _, metrics = steps.train(state, {}, given)
     t, x = hn.unscaled(hn.by_row(hn.seen("unet")))

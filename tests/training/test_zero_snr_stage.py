@@ -85,7 +85,7 @@ def test_the_same_step_has_noise_alone_at_the_end():
     settings = hn.settings("scenes_base", *fields)
     steps = hn.programs(settings)
     state = state_creator(steps.init, steps.tx, 0, steps.like, None)()
-    hn.seen("unet")
+    hn.forget()
     steps.train(state, {}, hn.encoded())
     seen = hn.by_row(hn.seen("unet"))
     last = seen["index"] == T - 1
