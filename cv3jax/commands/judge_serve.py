@@ -7,9 +7,9 @@ import argparse
 import hashlib
 import string
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from cv3jax.commands import arguments as command_line
+from cv3jax.commands.serve_flags import check_origin
 from data_pipeline.io import extras
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     if not 0 <= args.port <= 65535:
         raise InputError(f"--port {args.port}: give 0..65535")
     if args.public_url is not None:
-        _check_url(args.public_url)
+        check_origin("--public-url", args.public_url)
     check_file(args.votes, "--votes")
     check_json(args.json)
     for one in MODELS:
@@ -127,19 +127,6 @@ def main(argv: list[str] | None = None) -> None:
     extras.check("judge-people serve", "fastapi", "uvicorn", extra="eval")
     with reporting(args.json) as report:
         report(_serve(args, names))
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        fine = False
-    if not fine or url != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc:
-        raise InputError(
-            f"--public-url {url[:80]}: give a scheme, a host and a port alone, such as"
-            " https://example.org"
-        )
 
 
 def _serve(args: argparse.Namespace, names: list[str] | None) -> dict[str, object]:

@@ -142,14 +142,15 @@ def check_flags(args: argparse.Namespace) -> None:
         raise InputError(f"--lora-dir {args.lora_dir}: there is no such folder")
     for flag, url in (("--public-url", args.public_url), *(("--cors", one) for one in args.cors)):
         if url is not None:
-            _check_origin(flag, url)
+            check_origin(flag, url)
     if args.access_log not in ("-", "none"):
         check_file(Path(args.access_log), "--access-log")
     check_directory(args.workdir, "--workdir")
     check_json(args.json)
 
 
-def _check_origin(flag: str, url: str) -> None:
+def check_origin(flag: str, url: str) -> None:
+    """Raise InputError unless a URL is an origin: a scheme, a host and perhaps a port."""
     try:
         parts = urlsplit(url)
         fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
