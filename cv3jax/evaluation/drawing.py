@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import Size
-from cv3jax.distributed.independent import Share
 from cv3jax.evaluation.pictures import PLAN
 from cv3jax.evaluation.prompt_sets import PromptSet
 from cv3jax.sampling.expanding import Expanding
 from cv3jax.sampling.resumable import Devices, Pictures, sample_many
 from data_pipeline.io.errors import InputError, StoppedError, counted
 from data_pipeline.io.files import replacing
+from data_pipeline.io.shares import Share
 
 PROMPTS, FOLDER = "prompts.jsonl", "pictures"
 

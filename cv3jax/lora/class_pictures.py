@@ -15,7 +15,6 @@ from pathlib import Path
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import Size
 from cv3jax.checkpoints import cascades
-from cv3jax.distributed.independent import Share
 from cv3jax.lora.picture_settings import PictureSettings
 from cv3jax.lora.pictures import Prior
 from cv3jax.sampling.jobs import slug
@@ -24,6 +23,7 @@ from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import StoppedError, counted
 from data_pipeline.io.files import replacing
 from data_pipeline.io.progress import say
+from data_pipeline.io.shares import Share
 
 FOLDER, DRAWN = "class_pictures", "drawn"  # in the workdir; in a prompt's folder
 

@@ -14,7 +14,7 @@ from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.distributed import preemption
 from cv3jax.distributed.backend import waiting
-from cv3jax.distributed.independent import Share, holding
+from cv3jax.distributed.independent import holding
 from cv3jax.distributed.mesh import batch_ways, choose_mesh, make_mesh
 from cv3jax.precompute.encoders import load_encoders
 from cv3jax.precompute.shard import Hooks, encode_shard
@@ -25,6 +25,7 @@ from cv3jax.training.settings import StageSettings
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, StoppedError, counted
 from data_pipeline.io.progress import say
+from data_pipeline.io.shares import Share
 from data_pipeline.records.feature_cache import payload
 from data_pipeline.records.records import RecordSource, open_records
 

@@ -24,7 +24,7 @@ from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.checkpoints.fingerprint import parts_fingerprint
 from cv3jax.distributed import preemption
 from cv3jax.distributed.backend import waiting
-from cv3jax.distributed.independent import Share, holding
+from cv3jax.distributed.independent import holding
 from cv3jax.distributed.mesh import choose_mesh
 from cv3jax.sampling.ablation import save_ablation
 from cv3jax.sampling.batches import batch_width, draw_batch, steps_on
@@ -50,6 +50,7 @@ from cv3jax.sampling.vocabulary import say_unknown
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, StoppedError, counted
 from data_pipeline.io.progress import say
+from data_pipeline.io.shares import Share
 
 ENDS = "the command ends after this batch; run it again to resume"
 

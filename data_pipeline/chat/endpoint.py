@@ -7,6 +7,7 @@ MAX_BODY bytes of a response are read, and no response is unpacked.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import email.utils
 import json
@@ -14,6 +15,7 @@ import logging
 import math
 import time
 import urllib.parse
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -135,18 +137,11 @@ class Endpoint:
             "Accept": "application/json",
             "Accept-Encoding": "identity",
         }
-        self._client = httpx.AsyncClient(
-            headers=headers if key is None else {**headers, "Authorization": f"Bearer {key}"},
-            timeout=None,  # httpx limits the time between two bytes; `ask` limits the whole time
-            # uvicorn, the server of vLLM and SGLang, closes idle connections after 5 seconds
-            limits=httpx.Limits(
-                max_connections=connections,
-                max_keepalive_connections=connections,
-                keepalive_expiry=4,
-            ),
-            trust_env=False,
-            follow_redirects=False,
-        )
+        self._headers = headers if key is None else {**headers, "Authorization": f"Bearer {key}"}
+        self._tls = httpx.create_ssl_context(trust_env=False)
+        self._room = asyncio.Semaphore(connections)
+        self._clients: list[httpx.AsyncClient] = []
+        self._idle: list[httpx.AsyncClient] = []  # the last one used is the next one taken
         self._to = base.copy_with(path=base.path.rstrip("/") + "/chat/completions")
 
     async def __aenter__(self) -> "Endpoint":
@@ -155,7 +150,8 @@ class Endpoint:
 
     async def __aexit__(self, kind, value, traceback) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        for client in self._clients:
+            await client.aclose()
 
     async def ask(self, request: dict[str, Any], *, identity: str, last: bool) -> Reply:
         """Send one request, once.
@@ -199,15 +195,46 @@ class Endpoint:
         )
 
     async def _post(self, content: bytes, identity: str) -> tuple[int, httpx.Headers, bytes]:
-        async with self._client.stream(
-            "POST", self._to, content=content, headers={"Idempotency-Key": identity}
-        ) as response:
+        async with (
+            self._connection() as client,
+            client.stream(
+                "POST", self._to, content=content, headers={"Idempotency-Key": identity}
+            ) as response,
+        ):
             body = b""
             async for part in response.aiter_raw():  # unpacked, a few bytes may become many
                 body += part
                 if len(body) > MAX_BODY:
                     break
             return response.status_code, response.headers, body
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[httpx.AsyncClient]:
+        """Yield a client with one connection, which no other request has meanwhile.
+
+        A client with many connections looks at all of them for each request, which costs more than
+        sending it.
+        """
+        async with self._room:
+            if self._idle:
+                client = self._idle.pop()
+            else:
+                client = httpx.AsyncClient(
+                    headers=self._headers,
+                    verify=self._tls,
+                    timeout=None,  # it would limit the time between two bytes; `ask` limits all
+                    # uvicorn, the server of vLLM and SGLang, closes idle connections after 5 s
+                    limits=httpx.Limits(
+                        max_connections=1, max_keepalive_connections=1, keepalive_expiry=4
+                    ),
+                    trust_env=False,
+                    follow_redirects=False,
+                )
+                self._clients.append(client)
+            try:
+                yield client
+            finally:
+                self._idle.append(client)
 
     def _failure(self, status: int, headers: httpx.Headers, body: bytes) -> Failure:
         message, code = answers.error_of(body, self._secret)

@@ -15,6 +15,7 @@ from typing import Any
 from data_pipeline.chat.key_variable import key_of
 from data_pipeline.io.arguments import Parser, add_input
 from data_pipeline.io.figures import add_json
+from data_pipeline.io.shares import Share, given_share, parse_share
 from data_pipeline.io.terminal import tell, visible
 from data_pipeline.recaption.dialogue import DEFAULT, load_dialogue
 from data_pipeline.recaption.settings import RecaptionSettings, flags
@@ -67,6 +68,12 @@ def parser() -> Parser:
         help="also write (image, old caption, new caption) there, in LLaVA's JSON format",
     )
     made.add_argument(
+        "--part",
+        metavar="I/N",
+        help="ask about one share of the shards, such as 0/4; N processes, each with its own I and"
+        " the same --out, make the dataset together (default: from Slurm or JAX_PROCESS_ID)",
+    )
+    made.add_argument(
         "--api-key-env",
         metavar="NAME",
         help=f"environment variable with the API key (default: {KEY}, if set)",
@@ -97,6 +104,7 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         dialogue=args.dialogue,
         **{field.name: getattr(args, field.name) for field in flags()},
     )
+    share = parse_share(args.part) if args.part else given_share() or Share(0, 1)
     load_dialogue(args.dialogue)
     from data_pipeline.chat.endpoint import parse_address
 
@@ -112,9 +120,13 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         triplets=args.triplets,
         retry_failed=args.retry_failed,
         overwrite=args.overwrite,
+        share=share,
     )
     tokens = report["tokens"]
     where = f", in {args.out}" if args.limit is None else " (--limit: no dataset was written)"
+    if lacking := report.get("lacking"):
+        others = ", ".join(map(str, lacking[:10])) + (", …" if len(lacking) > 10 else "")
+        where = f" (part {share.index} of {share.count}; {args.out} appears after {others})"
     tell(
         f"{report['recaptioned']:,} of {report['records']:,} records have a new caption{where},"
         f" {report['seconds']} s"

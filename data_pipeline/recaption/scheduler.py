@@ -8,7 +8,7 @@ nothing.
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -31,7 +31,7 @@ HOPELESS = 20  # the run ends after this many records in a row without an answer
 
 
 class Asking:
-    """A run over the first `count` records of `source`.
+    """A run over records of `source`.
 
     seed: the prefix of the texts from which Idempotency-Keys and random backoffs are derived.
     """
@@ -62,20 +62,20 @@ class Asking:
         self._answered = False
         self._in_a_row: dict[str, int] = {}  # failures since the last answer, by reason
 
-    async def run(self, count: int, bar: tqdm) -> None:
-        """Ask until every record has a caption or a reason, or until a signal comes (`signal`).
+    async def run(self, rows: Sequence[int], bar: tqdm) -> None:
+        """Ask until all of `rows` have a caption or a reason, or a signal comes (`signal`).
 
         Raises:
             InputError: the server rejects the key, the model or the path, or all requests.
             StoppedByServerError: it no longer answers.
             OSError: the journal cannot be written.
         """
-        todo = iter(range(count))
+        todo = iter(rows)
         finished = asyncio.Event()
         syncing = asyncio.create_task(self._guarded(lambda: self._sync(finished)))
         self._workers = [
             asyncio.create_task(self._guarded(lambda: self._work(todo, bar)))
-            for _ in range(min(self.settings.concurrency, count))
+            for _ in range(min(self.settings.concurrency, len(rows)))
         ]
         with self._heeding_signals():
             await asyncio.wait(self._workers)

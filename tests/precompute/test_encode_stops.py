@@ -14,10 +14,10 @@ import subprocesses
 import tiny_runs
 from encode_runs import BATCH, COUNT, cache_of, config, contents, data, records
 
-from cv3jax.distributed.independent import Share
 from cv3jax.precompute import run as precomputing
 from cv3jax.precompute import shard
 from data_pipeline.io.errors import InputError, StoppedError
+from data_pipeline.io.shares import Share
 from data_pipeline.records.feature_cache import IDENTITY, read_identity
 
 run = functools.partial(precomputing.run, latents="float32", text="float32", batch=BATCH)

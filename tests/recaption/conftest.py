@@ -51,7 +51,9 @@ def template(tmp_path_factory):
 def ask(data, template, tmp_path):
     """Return `recaption` with the arguments of all tests, into tmp_path / "out"."""
 
-    def call(server, *, triplets=None, retry_failed=False, overwrite=False, **changes):
+    def call(server, **changes):
+        names = ("triplets", "retry_failed", "overwrite", "share")
+        given = {name: changes.pop(name) for name in names if name in changes}
         settings = RecaptionSettings(
             endpoint=getattr(server, "url", server),
             model=MODEL,
@@ -66,9 +68,7 @@ def ask(data, template, tmp_path):
             data,
             tmp_path / "out",
             dataclasses.replace(settings, **changes),
-            triplets=triplets,
-            retry_failed=retry_failed,
-            overwrite=overwrite,
+            **given,
         )
 
     return call

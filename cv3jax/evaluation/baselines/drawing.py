@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from cv3jax import __version__
 from cv3jax.distributed import preemption
-from cv3jax.distributed.independent import Share, holding
+from cv3jax.distributed.independent import holding
 from cv3jax.evaluation.baselines import pipelines
 from cv3jax.evaluation.baselines.folders import fingerprint
 from cv3jax.evaluation.baselines.models import Model
@@ -37,6 +37,7 @@ from cv3jax.sampling.jobs import (
 from cv3jax.sampling.png_record import BASELINE, KEY
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, counted
+from data_pipeline.io.shares import Share
 
 ENDS = "the command ends after this batch; run it again to resume"
 
