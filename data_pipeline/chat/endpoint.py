@@ -195,11 +195,11 @@ class Endpoint:
         )
 
     async def _post(self, content: bytes, identity: str) -> tuple[int, httpx.Headers, bytes]:
+        headers = {**self._headers, "Idempotency-Key": identity}
+        request = httpx.Request("POST", self._to, headers=headers, content=content)
         async with (
-            self._connection() as client,
-            client.stream(
-                "POST", self._to, content=content, headers={"Idempotency-Key": identity}
-            ) as response,
+            self._connection() as transport,
+            contextlib.aclosing(await transport.handle_async_request(request)) as response,
         ):
             body = b""
             async for part in response.aiter_raw():  # unpacked, a few bytes may become many
@@ -219,16 +219,13 @@ class Endpoint:
             if self._idle:
                 client = self._idle.pop()
             else:
-                client = httpx.AsyncClient(
-                    headers=self._headers,
+                client = httpx.AsyncHTTPTransport(
                     verify=self._tls,
-                    timeout=None,  # it would limit the time between two bytes; `ask` limits all
                     # uvicorn, the server of vLLM and SGLang, closes idle connections after 5 s
                     limits=httpx.Limits(
                         max_connections=1, max_keepalive_connections=1, keepalive_expiry=4
                     ),
                     trust_env=False,
-                    follow_redirects=False,
                 )
                 self._clients.append(client)
             try:
