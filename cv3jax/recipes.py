@@ -135,8 +135,10 @@ def locate(spec: str) -> str:
     elif name in known:
         path = known[name]
     else:
+        close = difflib.get_close_matches(name, known, 1, 0.8)
+        like = f" (nearest: {close[0]})" if close else ""
         raise InputError(
-            f"--config={spec}: unknown recipe {name!r}; give a .py file or one of"
+            f"--config={spec}: unknown recipe {name!r}{like}; give a .py file or one of"
             f" {', '.join(recipes())}"
         )
     return f"{path}:{variant}"

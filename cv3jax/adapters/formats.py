@@ -72,6 +72,11 @@ def _file_in(folder: Path, where: str) -> Path:
             f"{where} holds {pickles[0].name}, a pickle, which may run code when it is read; give"
             f" it as {peft.WEIGHTS}"
         )
+    if (folder / "checkpoints").is_dir():
+        raise InputError(
+            f"{where} is a run without an adapter: a fine-tune writes {_OURS[1]} with every"
+            " checkpoint; run its command again, or give another workdir"
+        )
     raise InputError(f"{where} holds neither {' nor '.join(_SINGLE)}; give the file itself")
 
 

@@ -145,11 +145,21 @@ def find_cascade(path: str | Path) -> Path:
     others = f", or the name of an installed cascade: {', '.join(names)}" if names else ""
     if str(Path(path)) in names:  # something else of that name hides it, such as a folder of data
         others = f"; the installed cascade of this name is {PACKAGED / path}"
+    if inside := [place for place in _folders(Path(path)) if cascade_at(place) is not None]:
+        others = f", such as {inside[0]}{others}"
     advice = f"give a run's --workdir, or a cascade directory{others}"
     raise InputError(
         f"{path} is not a checkpoint: it has neither {CASCADE} nor cascade/{CASCADE}, nor a run's"
         f" checkpoints/; {advice}"
     )
+
+
+def _folders(path: Path) -> list[Path]:
+    """Return the first folders inside `path`, by name, where it is one that can be listed."""
+    try:
+        return sorted(place for place in path.iterdir() if place.is_dir())[:100]
+    except OSError:
+        return []
 
 
 def pinned(path: str | Path) -> Path:

@@ -56,20 +56,35 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(
             f"--pictures {args.pictures} is no folder; give a folder of pictures with captions"
         )
+    if not any(args.pictures.iterdir()):
+        raise InputError(f"--pictures {args.pictures} is empty; give a folder that has pictures")
     config.cascade = str(args.checkpoint)
     chosen = parse_pictures(config)
     train_adapter(config, args, functools.partial(prepared, args.pictures, chosen))
 
 
 def prepared(
-    pictures: Path, chosen: PictureSettings, config: ConfigDict, workdir: Path
+    pictures: Path,
+    chosen: PictureSettings,
+    config: ConfigDict,
+    workdir: Path,
+    resume_from: int | None,
+    allowed: tuple[str, ...],
 ) -> ConfigDict:
-    """Return the recipe on records and a feature cache of these pictures, which are made first."""
+    """Return the recipe on records and a feature cache of these pictures, which are made first.
+
+    Raises InputError where the workdir has the run of another recipe, base or folder of pictures,
+    before anything of it is written again.
+    """
     from cv3jax.lora.base import check_fit
-    from cv3jax.lora.small_sets import prepare
+    from cv3jax.lora.run import check_unchanged
+    from cv3jax.lora.small_sets import is_packed, prepare
 
     config = config.copy_and_resolve_references()
+    config.data.path = str(pictures) if is_packed(pictures) else None
     settings = parse_lora(config)
     check_fit(settings)
-    config.data.update(prepare(pictures, workdir, settings.stage, chosen))
+    begun = check_unchanged(settings, workdir, resume_from, allowed)
+    keep = begun and "data.path" not in allowed
+    config.data.update(prepare(pictures, workdir, settings.stage, chosen, keep=keep))
     return config

@@ -74,11 +74,12 @@ def main(argv: list[str] | None = None) -> None:
 def train_adapter(
     config: ConfigDict,
     args: argparse.Namespace,
-    prepare: Callable[[ConfigDict, Path], ConfigDict] | None = None,
+    prepare: Callable[..., ConfigDict] | None = None,
 ) -> None:
     """Train the adapter that a recipe describes. Raises InputError as `main` does.
 
-    prepare: returns the recipe on data that it makes under the workdir, before training.
+    prepare: (config, workdir, step of --resume-from, fields of --allow-changed) → the recipe on
+    data that it makes under the workdir, before training.
     """
     settings = parse_lora(config)
     check_stage_inputs(settings.stage)
@@ -91,8 +92,8 @@ def train_adapter(
     def prepared(settings: Any, workdir: Path, *given: Any) -> dict:
         if prepare is None:
             return run(settings, workdir, *given)
-        changed = prepare(config, workdir)
         resume_from, allowed, _, scorers = given
+        changed = prepare(config, workdir, resume_from, allowed)
         source = recipes.source(args.config, changed)
         return run(parse_lora(changed), workdir, resume_from, allowed, source, scorers)
 

@@ -47,7 +47,9 @@ def _has_checkpoint(workdir: Path) -> bool:
 
 @contextlib.contextmanager
 def noticing(
-    peers: Peers | None = None, *, ends: str = "the run ends after this step, with a checkpoint"
+    peers: Peers | None = None,
+    *,
+    ends: str = "the run ends after this step, with a checkpoint; a second signal ends it without",
 ) -> Iterator[Callable[..., int | None]]:
     """Note the first signal within the block without obeying it; a second one ends the process.
 

@@ -18,6 +18,7 @@ from data_pipeline.sources.folders import UnusableError, beside_of, read_text
 from data_pipeline.sources.items import MAX_CAPTION
 from data_pipeline.sources.texts import TextError, decode_text, tidy
 
+NAMED = 3  # pictures that a message names
 _NUMBERED = re.compile(r"(\d+)_(.*)", re.DOTALL)
 
 
@@ -32,24 +33,29 @@ class Captioned(NamedTuple):
 def captioned(root: Path, pictures: Sequence[Path], settings: PictureSettings) -> list[Captioned]:
     """Return the pictures with captions and repeats, in order.
 
-    root: the folder that is given; its own name is a caption only with caption_from = folder.
+    root: the folder that is given; its own name is a caption only with caption_from = folder, or
+    where it begins with a number, as 10_red_teapot.
 
     Raises:
-        InputError: a picture has no caption, its .txt cannot be used, or its folder's number is not
+        InputError: pictures have no caption, its .txt cannot be used, or its folder's number is not
             1..MOST_REPEATS.
         OSError: the machine fails.
     """
     texts = {path: beside_of(path, "txt") for path in pictures}
     with_texts = {path.parent for path, text in texts.items() if text}
-    found, source_of_all = [], settings.caption_from
+    found, missing, source_of_all = [], [], settings.caption_from
+    named = source_of_all == "folder" or _NUMBERED.fullmatch(root.resolve().name)
     for path in pictures:
-        above = path.parent == root and source_of_all != "folder"
+        above = path.parent == root and not named
         repeats, words = (None, "") if above else _of_name(path.parent)
         source = source_of_all
         if source == "auto":
             source = "txt" if above or path.parent in with_texts else "folder"
         if source == "txt":
-            caption = _first_line(path, texts[path], root)
+            if texts[path] is None:
+                missing.append(path)
+                continue
+            caption = _first_line(texts[path], root)
         elif not (caption := words):
             raise InputError(
                 f"{path} has no caption: the name of its folder has no words; name it as in"
@@ -61,7 +67,26 @@ def captioned(root: Path, pictures: Sequence[Path], settings: PictureSettings) -
                 f"{path}: its caption has {len(caption):,} characters; give at most {MAX_CAPTION:,}"
             )
         found.append(Captioned(path, caption, repeats or settings.repeats))
+    if missing:
+        raise InputError(_without(missing, len(pictures)))
     return found
+
+
+def _without(missing: list[Path], count: int) -> str:
+    """Return the message about pictures without a caption."""
+    first = missing[0]
+    if len(missing) == 1:
+        said = f"{first} has no caption: there is no {first.with_suffix('.txt').name} beside it"
+    else:
+        more = ", …" if len(missing) > NAMED else ""
+        named = ", ".join(str(path) for path in missing[:NAMED]) + more
+        said = (
+            f"{len(missing):,} of {count:,} pictures have no caption, no .txt beside them: {named}"
+        )
+    return (
+        f"{said}; write one, or put the picture into a folder that has no .txt and whose name is"
+        " the caption, such as 10_red_teapot"
+    )
 
 
 def _of_name(folder: Path) -> tuple[int | None, str]:
@@ -80,14 +105,8 @@ def _of_name(folder: Path) -> tuple[int | None, str]:
     return repeats, tidy(" ".join(name.replace("_", " ").split()))
 
 
-def _first_line(picture: Path, text: Path | None, root: Path) -> str:
+def _first_line(text: Path, root: Path) -> str:
     """Return the first line of a picture's .txt."""
-    if text is None:
-        raise InputError(
-            f"{picture} has no caption: there is no {picture.with_suffix('.txt').name} beside it;"
-            " write one, or put the picture into a folder that has no .txt and whose name is the"
-            " caption, such as 10_red_teapot"
-        )
     try:
         lines = tidy(decode_text(read_text(text, root.resolve()))).splitlines()
     except TextError as e:

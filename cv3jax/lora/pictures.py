@@ -72,11 +72,13 @@ def records_of(
     settings: PictureSettings,
     seen: Seen,
     prior: Prior | None = None,
+    keep: bool = False,
 ) -> Path:
     """Return WORKDIR/pictures, the records of a folder of pictures, after writing what is missing.
 
     A picture's caption and repeats are those of `folder_captions`. When they are written, one line
-    each on stderr says what is odd about the pictures.
+    each on stderr says what is odd about the pictures. keep: records of other pictures are an
+    error, and are not written again.
 
     Raises:
         InputError: there is no such folder or no picture in it; a picture cannot be read, is longer
@@ -91,34 +93,34 @@ def records_of(
     if (out / MADE_OF).is_file():
         if not (why := _changed(out, made_of)):
             return out
+        if keep:
+            raise InputError(
+                f"{workdir} holds a run on other pictures: {why}; give a new --workdir, or train on"
+                " with these by --allow-changed data.path"
+            )
         say(f"cv3jax: {out} is written again: {why}")
     if alone:
         names = ", ".join(visible(path.name, 80) for path in alone[:3])
         more = ", …" if len(alone) > 3 else ""
         say(f"cv3jax: {counted(len(alone), '.txt file')} without a picture: {names}{more}")
-    own, each = shares([one.repeats for one in chosen], len(others), weight)
-    repeats = own + [each] * len(others)
-    lines = _write(out, [*chosen, *others], len(chosen), repeats, seen, made_of)
-    for line in lines:
+    for line in _write(out, chosen, others, weight, seen, made_of):
         say(f"cv3jax: {line}")
-    said = f"{counted(len(chosen), 'picture')}, which an epoch has {sum(own):,} times in all"
-    if others:
-        said += f", and {counted(len(others), 'class picture')}, {each * len(others):,} times"
-    say(f"cv3jax: {out}: {said}")
     return out
 
 
-def shares(repeats: Sequence[int], others: int, weight: float) -> tuple[list[int], int]:
-    """Return how often an epoch has each picture, and each of the `others` class pictures.
+def shares(repeats: Sequence[int], others: int, weight: float) -> tuple[int, int]:
+    """Return (the factor of all repeats, how often an epoch has each of `others` class pictures).
 
     Of the ratios that whole numbers allow, that of all class pictures to all pictures is the
     nearest to `weight`. Without class pictures the repeats stay.
+
+    repeats: those of the pictures that are large enough to be seen.
     """
     if not others:
-        return list(repeats), 0
+        return 1, 0
     ratio = fractions.Fraction(weight) * sum(repeats) / others
     ratio = max(ratio.limit_denominator(_FINEST), fractions.Fraction(1, _FINEST))
-    return [n * ratio.denominator for n in repeats], ratio.numerator
+    return ratio.denominator, ratio.numerator
 
 
 def _listed(root: Path) -> tuple[list[Path], list[Path]]:
@@ -199,13 +201,14 @@ def _changed(out: Path, now: dict[str, Any]) -> str:
 
 def _write(
     out: Path,
-    every: list[_Entry],
-    own: int,
-    repeats: list[int],
+    chosen: list[_Entry],
+    others: list[_Entry],
+    weight: float,
     seen: Seen,
     made_of: dict[str, Any],
 ) -> list[str]:
-    """Write the records, of which the first `own` are no class pictures. Returns oddities."""
+    """Write the records. Returns oddities of the pictures, and a line of how often they occur."""
+    every, own = [*chosen, *others], len(chosen)
     shards = -(-len(every) // _SHARD)
     facts: list[Facts] = []
     with RecordWriter(out, shards=shards, overwrite=True) as writer:
@@ -221,12 +224,20 @@ def _write(
             lambda i: read_image(every[i].path, every[i].inside).data,
             *seen,
         )
+        large = [min(one.height, one.width) >= seen.min_side for one in facts]
+        kept = [one.repeats for one, fits in zip(chosen, large, strict=False) if fits]
+        classes = sum(large[own:])
+        factor, each = shares(kept, classes, weight)
+        repeats = [one.repeats * factor for one in chosen] + [each] * len(others)
+        said = f"{counted(len(kept), 'picture')}, which an epoch has {sum(kept) * factor:,} times"
+        if others:
+            said += f" in all, and {counted(classes, 'class picture')}, {each * classes:,} times"
         # in the order of the records: one shard after the other
         places = [k for shard in range(shards) for k in range(shard, len(every), shards)]
         write_repeats(writer.staging, [repeats[k] for k in places])
         with naming(writer.staging / MADE_OF):
             (writer.staging / MADE_OF).write_bytes(json_bytes(made_of))
-    return lines
+    return [*lines, f"{out}: {said}"]
 
 
 def _records(every: list[_Entry]) -> Iterator[tuple[Record, bool]]:

@@ -17,13 +17,24 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_directory
 
 
+def is_packed(pictures: Path) -> bool:
+    """Return whether a folder holds records of `cv3jax data pack`."""
+    return (pictures / "dataset_info.json").is_file()
+
+
 def prepare(
-    pictures: Path, workdir: Path, settings: StageSettings, chosen: PictureSettings
+    pictures: Path,
+    workdir: Path,
+    settings: StageSettings,
+    chosen: PictureSettings,
+    *,
+    keep: bool = False,
 ) -> dict[str, str]:
     """Return {field: value} of config.data for a fine-tune on a folder of pictures.
 
     They are path, and cache where the stage can read one. Process 0 makes what they name. A folder
-    of records is taken as it is.
+    of records is taken as it is. keep: pictures that were changed are an error, because a run has
+    begun with those before.
 
     Raises:
         InputError: the folder, a picture, the checkpoint or the recipe does not fit, or another run
@@ -32,7 +43,7 @@ def prepare(
         OSError: the machine fails; the same command continues.
     """
     check_directory(workdir, "--workdir")
-    packed = (pictures / "dataset_info.json").is_file()
+    packed = is_packed(pictures)
     if not packed and workdir.resolve().is_relative_to(pictures.resolve()):
         raise InputError(
             f"--workdir {workdir} is inside --pictures {pictures}, so the run's previews would be"
@@ -50,7 +61,7 @@ def prepare(
             prior = draw_class_pictures(settings, chosen, workdir)
             data = settings.data
             seen = Seen(data.image_size, data.min_side or 0, settings.masked)
-            records = records_of(pictures, workdir, chosen, seen, prior)
+            records = records_of(pictures, workdir, chosen, seen, prior, keep)
         fields = {"path": str(records)}
         if chosen.cache:
             data = dataclasses.replace(settings.data, path=str(records), cache=None)

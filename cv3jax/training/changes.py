@@ -148,6 +148,8 @@ def _differences(asked: Asked, then: dict) -> list[tuple[str, Any, Any, str]]:
             if was != now:
                 found.append((name, was, now, name))
     others = {name for name, *_ in found}
+    if others & {"stage", "init_part"}:  # another part of the same cascade is read
+        both -= {"cascade", "init_from"}
     for name in sorted(both - same - others):  # at the same path
         shown = f"{name} (the content of {recipes.at(asked.recipe, name)} has changed)"
         found.append((name, *(json_digest(one[name]) for one in (theirs, asked.inputs)), shown))

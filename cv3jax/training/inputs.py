@@ -28,16 +28,19 @@ def stage_inputs(settings: StageSettings) -> dict[str, Any]:
     if settings.data.cache:
         found["data.cache"] = cache_content(settings.data.cache)
     if settings.stage != "vae":
-        directory, description = frozen_description(settings)
-        encoders = [part for part in ("vae", "t5") if part in description.parts]
-        found["cascade"] = json_digest(
-            [encoder_fingerprint(directory, description, part) for part in encoders]
-        )
+        found["cascade"] = encoders_identity(settings)
     perceptual = getattr(settings.objective, "perceptual", None)
     if perceptual and Path(perceptual).is_file():
         with Path(perceptual).open("rb") as file:
             found["objective.perceptual"] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
+
+
+def encoders_identity(settings: StageSettings) -> str:
+    """Return the identity of the frozen encoders of config.cascade."""
+    directory, description = frozen_description(settings)
+    encoders = [part for part in ("vae", "t5") if part in description.parts]
+    return json_digest([encoder_fingerprint(directory, description, part) for part in encoders])
 
 
 def data_content(data: DataSettings) -> list:

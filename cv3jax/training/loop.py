@@ -111,6 +111,12 @@ def train_loop(
             with account.doing("evaluation"), allowed, _optional(step, "evaluation"), seen:
                 evaluations.run(state.ema, step, log)
 
+        def draw(step: int, state: TrainState) -> None:
+            seen = waiting(f"drawing the preview of step {step}")
+            allowed = jax.transfer_guard("allow")
+            with account.doing("preview"), allowed, _optional(step, "preview"), seen:
+                log.image("preview", step, work.preview(state.ema, step))
+
         def settle(running: int) -> None:
             """Wait for all steps but the last `running`, and write the lines that are due."""
             while len(pending) > running:
@@ -134,6 +140,8 @@ def train_loop(
             log.begin()
         if evaluations.missing(start):
             evaluate(start, state)
+        if work.adapts and cadence.preview and not start:
+            draw(start, state)
         for step in range(start + 1, cadence.steps + 1):
             if cadence.profile and step in (cadence.profile.start, cadence.profile.stop):
                 settle(0)
@@ -162,7 +170,8 @@ def train_loop(
             show = cadence.preview and (_due(step, cadence.preview) or last)
             show = show and (work.preview or work.evaluate)
             kept = _due(step, cadence.save) or _due(step, cadence.keep_every)
-            save, export = kept or last or stop, _due(step, cadence.export) and not last
+            save = kept or last or stop
+            export = (_due(step, cadence.export) or (save and work.adapts)) and not last
             # the grace of a stop is for the checkpoint; the next start evaluates
             assess = evaluations.due(step) and not stop
             # what uses the state waits for it; otherwise this step runs while the one before it is
@@ -195,14 +204,7 @@ def train_loop(
             if assess:
                 evaluate(step, state)
             if show and work.preview:
-                seen = waiting(f"drawing the preview of step {step}")
-                with (
-                    account.doing("preview"),
-                    jax.transfer_guard("allow"),
-                    _optional(step, "preview"),
-                    seen,
-                ):
-                    log.image("preview", step, work.preview(state.ema, step))
+                draw(step, state)
             if stop:
                 break
         if stop := noticed(before + step):

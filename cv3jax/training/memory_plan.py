@@ -12,7 +12,7 @@ import jax
 from cv3jax.distributed.backend import waiting
 from data_pipeline.io.progress import say
 
-GB = 1e9
+GB, MB = 1e9, 1e6
 
 
 def held(tree: Any) -> int:
@@ -46,12 +46,13 @@ def plan_line(plan: dict[str, int], device: Any) -> str:
     Where the backend reports how much JAX takes of the device's memory, it says so, and what to do
     where that is too little.
     """
-    parts = ", ".join(f"{kind} {size / GB:.2f}" for kind, size in plan.items() if size)
     total, limit = sum(plan.values()), (device.memory_stats() or {}).get("bytes_limit")
-    line = f"memory per device, GB: {parts}; {total / GB:.2f} in all"
+    unit, name = (GB, "GB") if total >= GB else (MB, "MB")
+    parts = ", ".join(f"{kind} {size / unit:.2f}" for kind, size in plan.items() if size)
+    line = f"memory per device, {name}: {parts}; {total / unit:.2f} in all"
     if not limit:
         return line
-    line += f" of {limit / GB:.2f} that JAX takes"
+    line += f" of {limit / unit:.2f} that JAX takes"
     return f"{line}; that is too little: lower config.batch.per_device" if total > limit else line
 
 

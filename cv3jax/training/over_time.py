@@ -66,7 +66,7 @@ def over_time(place: Path, step: int, preview: Preview) -> np.ndarray:
         except (InputError, OSError) as e:
             say(f"cv3jax: {found[number]} is left out of {SHEET} ({e})")
             continue
-        names.append(f"step {number:,}")
+        names.append(f"step {number:,}" if number else "before")
     if preview.wanted is not None:
         rows.append(preview.wanted)
         names.append("original")

@@ -31,6 +31,7 @@ from cv3jax.training.scoring import OpenScorers
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import Stage
 from data_pipeline.io import extras
+from data_pipeline.io.errors import counted
 from data_pipeline.io.files import check_directory
 from data_pipeline.io.progress import say
 from data_pipeline.io.staging import replace_directory
@@ -47,6 +48,9 @@ class Kind(NamedTuple):
     resumable: tuple[str, ...]  # fields that may change when it is resumed
     folder: str  # under the workdir, that the stage's `export` writes
     origin: str  # what is trained and where it comes from, for people
+    # whether it makes a small file that changes a trained stage: the file is written with every
+    # checkpoint, and the first preview shows the stage as it was
+    adapts: bool = False
 
 
 def run(
@@ -101,6 +105,7 @@ def run(
             keep_history(workdir, resumed.changes)
             fields = kind.fields(settings.stage)
             keep_config(workdir, settings.json, fields, source, resumed.changes)
+            say_warmup(settings)
             say_source(f"{settings.stage}: {kind.origin}", workdir, latest)
         processes.barrier("set aside")
         cadence = Cadence.of(settings.train, profile)
@@ -114,6 +119,7 @@ def run(
             assess=assess,
             export=lambda ema: publish(stage, ema, workdir, kind.folder),
             compile=stage.compile,
+            adapts=kind.adapts,
         )
         kept = record(asked, resumed, stage.cascade)
         state, seconds = train_loop(work, workdir, state, cadence, kept, resume_from=resume_from)
@@ -165,6 +171,16 @@ def publish(stage: Stage, ema: Any, workdir: Path, folder: str = "cascade") -> d
         if processes.main():
             replace_directory(partial, workdir / folder)
     return figures
+
+
+def say_warmup(settings: StageSettings) -> None:
+    """Say where the run ends before its learning rate has risen to config.optim.lr."""
+    warmup, steps = settings.optim.warmup, settings.train.steps
+    if warmup >= steps > 1:
+        say(
+            f"cv3jax: config.optim.warmup = {warmup}: of {counted(steps, 'step')}, none reaches the"
+            " learning rate config.optim.lr"
+        )
 
 
 def say_source(origin: str, workdir: Path, latest: int | None) -> None:

@@ -63,4 +63,6 @@ class Work:
     assess: Assess | None = None  # what evaluations measure
     export: Callable[[Any], Any] | None = None  # (ema) → the cascade on disk
     compile: Callable[[], None] | None = None  # compiles what `step` calls, before the first step
+    # every checkpoint has its export, and a preview precedes the first step
+    adapts: bool = False
     rate: str = "optim.lr"  # the recipe's field with the learning rate

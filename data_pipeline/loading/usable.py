@@ -8,12 +8,15 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.io.progress import say
 from data_pipeline.records.sizes import sizes_of
 
+_said: set[str] = set()  # a run opens its data more than once
+
 
 def usable(source: Sequence, min_side: int) -> Sequence[int]:
     """Return the indices of records whose shorter side has at least `min_side` pixels, in order.
 
     All records are returned where `min_side` is 0. A smaller picture would be enlarged, and a model
-    would learn to draw enlarged pictures. One line on stderr says how many are left out.
+    would learn to draw enlarged pictures. The first call for a dataset says on stderr how
+    many are left out.
 
     Raises:
         InputError: no record is large enough, or the sizes of the records cannot be read.
@@ -30,8 +33,11 @@ def usable(source: Sequence, min_side: int) -> Sequence[int]:
             " min_side of 0 to enlarge them"
         )
     if left_out := len(source) - len(large):
-        say(
+        line = (
             f"{name}: {left_out:,} of {len(source):,} pictures are left out, because their shorter"
             f" side has less than min_side = {min_side} pixels"
         )
+        if line not in _said:
+            _said.add(line)
+            say(line)
     return large
