@@ -80,9 +80,7 @@ def _without(missing: list[Path], count: int) -> str:
     else:
         more = ", …" if len(missing) > NAMED else ""
         named = ", ".join(str(path) for path in missing[:NAMED]) + more
-        said = (
-            f"{len(missing):,} of {count:,} pictures have no caption, no .txt beside them: {named}"
-        )
+        said = f"{len(missing):,} of {count:,} pictures have no caption, no .txt beside: {named}"
     return (
         f"{said}; write one, or put the picture into a folder that has no .txt and whose name is"
         " the caption, such as 10_red_teapot"
