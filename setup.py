@@ -145,6 +145,8 @@ setup(
             "pyahocorasick>=2.1,<3",
             "httpx>=0.28,<1",
         ],
+        # `cv3jax data build` on Dataflow, and on gs:// without a mount
+        "data-gcp": ["cv3jax[data]", "apache-beam[gcp]>=2.70,<3"],
         # `cv3jax compile` for hardware that is not there: the compilers alone, no drivers
         "tpu-compile": ["cv3jax[train]", "libtpu>=0.0.52,<0.1"],
         "gpu-compile": [
