@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,11 +11,13 @@ from cv3jax.adapters import formats, trees
 from cv3jax.adapters.adapter import Adapter
 from cv3jax.adapters.digest import digest_of
 from cv3jax.adapters.given import FLAG, LoraFile
+from cv3jax.adapters.provenance import merged_in, trained_elsewhere
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.checkpoints.description import CascadeDescription, StageDescription
 from cv3jax.checkpoints.description_checks import STAGES
+from cv3jax.distributed import processes
 from cv3jax.models.adapters import with_adapter
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.progress import say
 
 
@@ -45,6 +48,15 @@ class Applied:
         return trees.to_tree(
             self.adapter, stage, bucket=bucket, weight=self.weight, where=self.file
         )
+
+    def __str__(self) -> str:
+        """Return what it is and where it goes, in one line."""
+        layers = self.adapter.layers.values()
+        ranks = sorted({layer.rank for layer in layers})
+        shown = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+        what = f"{counted(len(layers), 'layer')} of rank {shown}"
+        used = f"weight {self.weight:g}" if self.weight else "weight 0, so it is left out"
+        return f"{FLAG} {self.file}: {what} for the {self.stage}, {used}"
 
     def record(self) -> dict[str, Any]:
         """Return what a picture's record says of it."""
@@ -80,36 +92,64 @@ class Loras:
         """Put the adapters into the weights of a cascade that nobody else holds, and return it.
 
         One kernel after the other is replaced, so that only one is in memory twice; each keeps its
-        type and its place on the devices. An adapter of weight 0 is left out.
+        type and its place on the devices. An adapter of weight 0 is left out. A line on stderr, in
+        process 0, says of each what it is and where it goes.
         """
         for one in self.applied:
-            if one.weight:
-                tree = one.tree(self.description.stages[one.stage])
-                _change(cascade.params[one.stage], tree)
+            if processes.main():
+                say(f"cv3jax: {one}")
+            if not one.weight:
+                continue
+            params, tree = cascade.params[one.stage], one.tree(self.description.stages[one.stage])
+            for path, node in trees.leaves_of(tree).items():
+                holder = trees.at(params, path[:-1])
+                kernel = holder[path[-1]]
+                with_it = jax.jit(with_adapter, out_shardings=kernel.sharding)
+                holder[path[-1]] = with_it(kernel, node)
         return cascade
 
 
-def _change(params: dict[str, Any], tree: Mapping[str, Any]) -> None:
-    """Replace the kernels of a tree of parameters, in place."""
-    for name, node in tree.items():
-        if trees.DOWN in node:
-            kernel = params[name][trees.KERNEL]
-            with_it = jax.jit(with_adapter, out_shardings=kernel.sharding)
-            params[name][trees.KERNEL] = with_it(kernel, dict(node))
-        else:
-            _change(params[name], node)
-
-
-def applied_to(given: Sequence[LoraFile], description: CascadeDescription) -> Loras:
+def applied_to(
+    given: Sequence[LoraFile], description: CascadeDescription, source: str | Path | None = None
+) -> Loras:
     """Return the adapters that --lora gave, each with its stage.
 
     That is the stage that --lora or the file names. Otherwise it is the base, or the relay where
-    the layers fit the relay alone.
+    the layers fit the relay alone. source: the checkpoint of `description`, in whose weights none
+    of them may be already; a line on stderr names those that were trained on another one.
 
     Raises:
-        InputError: a file cannot be read or was made for another model, or the stage is missing.
+        InputError: a file cannot be read or was made for another model, the stage is missing, or
+            the same adapter is given twice.
     """
-    return Loras([_applied(one, description) for one in given], description)
+    found = [_applied(one, description) for one in given]
+    _check_once([one for one in found if one.weight], source)
+    for one, file in zip(found, given, strict=True):
+        if source is not None and processes.main():
+            metadata = one.adapter.metadata
+            if said := trained_elsewhere(metadata, one.stage, source, file.where):
+                say(f"cv3jax: {said}")
+    return Loras(found, description)
+
+
+def _check_once(applied: Sequence[Applied], source: str | Path | None) -> None:
+    """Raise InputError on an adapter that is given twice, or is in the weights already."""
+    merged = [] if source is None else merged_in(source)
+    inside = {(one["stage"], one["sha256"]): one["file"] for one in merged}
+    seen: dict[tuple[str, str], str] = {}
+    for one in applied:
+        key = (one.stage, one.sha256)
+        if key in inside:
+            raise InputError(
+                f"{FLAG} {one.file}: the {one.stage} of {source} has it in its weights already (as"
+                f" {inside[key]}); leave it out"
+            )
+        if key in seen:
+            raise InputError(
+                f"{FLAG} {one.file} and {seen[key]} are the same adapter for the {one.stage}; give"
+                " it once, with the sum of the weights"
+            )
+        seen[key] = one.file
 
 
 def _applied(given: LoraFile, description: CascadeDescription) -> Applied:
@@ -121,7 +161,11 @@ def _applied(given: LoraFile, description: CascadeDescription) -> Applied:
             f" {', '.join(description.stages) or 'no stage'}"
         )
     if given.stage and adapter.stage and given.stage != adapter.stage:
-        say(f"{given.where} says that it is for the {adapter.stage}; it is put into the {stage}")
+        raise InputError(
+            f"{given.where} is for the {adapter.stage}, as its header says, and not for the"
+            f" {given.stage}; leave {given.stage}= out, or make a file for it with cv3jax lora"
+            f" convert --stage {given.stage}"
+        )
     names = [stage] if stage else [name for name in STAGES if name in description.stages]
     name, fitted = _first_fit(adapter, names, description.stages, given.where)
     return Applied(fitted, name, given.weight, given.path.name, digest_of(fitted))

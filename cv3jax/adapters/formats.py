@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cv3jax.adapters import diffusers, kohya, native, peft
+from cv3jax.adapters import diffusers, format_names, kohya, native, peft
 from cv3jax.adapters.adapter import DIFFUSERS, SGM, Adapter, check
 from cv3jax.adapters.lora_config import LIMITS
 from cv3jax.adapters.naming import Sizes, named
@@ -14,13 +14,9 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import write_json
 from data_pipeline.io.staging import appearing
 
-# in the order in which they are tried
-FORMATS: Mapping[str, Any] = {
-    "native": native,
-    "kohya": kohya,
-    "peft": peft,
-    "diffusers": diffusers,
-}
+FORMATS: Mapping[str, Any] = dict(
+    zip(format_names.FORMATS, (native, kohya, peft, diffusers), strict=True)
+)
 _SINGLE = (peft.WEIGHTS, "pytorch_lora_weights.safetensors")
 _OURS = ("adapter.safetensors", "lora/adapter.safetensors")  # of a fine-tune
 

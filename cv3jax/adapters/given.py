@@ -1,5 +1,7 @@
 """What `--lora` says: [STAGE=]FILE[:WEIGHT]. Nothing is read but whether there is such a file."""
 
+import difflib
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -56,10 +58,30 @@ def parse(text: str) -> LoraFile:
     if not (math.isfinite(weight) and abs(weight) <= MOST_WEIGHT):
         raise InputError(f"{FLAG} {text}: the weight must be -{MOST_WEIGHT:g}..{MOST_WEIGHT:g}")
     if not rest.strip() or "\0" in rest or not Path(rest).exists():
-        raise InputError(
-            f"{FLAG} {text}: there is no such file; give FILE, FILE:WEIGHT or STAGE=FILE:WEIGHT"
-        )
+        raise InputError(f"{FLAG} {text}: {_missing(rest)}")
     return LoraFile(Path(rest), weight, stage)
+
+
+def _missing(rest: str) -> str:
+    """Return what is wrong with a path at which there is nothing."""
+    head, colon, tail = rest.rpartition(":")
+    if "\0" in rest:
+        return "there is no such file"
+    if colon and head and Path(head).exists():
+        return f"{tail!r} is no number; a weight follows the colon, as in {Path(head).name}:0.8"
+    if near := _nearest(Path(rest)):
+        return f"there is no such file; the nearest one is {near}"
+    return "there is no such file; give FILE, FILE:WEIGHT or STAGE=FILE:WEIGHT"
+
+
+def _nearest(path: Path) -> Path | None:
+    """Return what lies where `path` would lie, under a similar name, or None."""
+    try:
+        names = [one.name for one in itertools.islice(path.parent.iterdir(), 10_000)]
+    except OSError:
+        return None
+    close = difflib.get_close_matches(path.name, names, 1, 0.6)
+    return path.parent / close[0] if close else None
 
 
 def parse_all(texts: Sequence[str] | None) -> list[LoraFile]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from cv3jax.adapters import trees
 from cv3jax.adapters.applied import Loras
+from cv3jax.adapters.provenance import merged_in, write_merged
 from cv3jax.checkpoints import cascades, manifest, streaming
 from cv3jax.checkpoints.streaming import Leaf
 from cv3jax.models.adapters import with_adapter
@@ -41,7 +42,11 @@ def merge(source: Path, loras: Loras, out: Path) -> list[str]:
             for one in loras.applied:
                 if one.stage == part and one.weight:
                     tree = one.tree(description.stages[part])
-                    params = _with_leaves(params, trees.leaves_of(tree))
+                    leaves = {
+                        path: _changed(trees.at(params, path), node)
+                        for path, node in trees.leaves_of(tree).items()
+                    }
+                    params = trees.replaced(params, leaves)
             with progress(part, params) as shown:
                 cascades.save_part(partial / part, shown)
             if part == "t5":
@@ -49,27 +54,13 @@ def merge(source: Path, loras: Loras, out: Path) -> list[str]:
                     cascades.place_of(directory, "t5/tokenizer")[0], partial / "t5" / "tokenizer"
                 )
                 manifest.write(partial / "t5" / "tokenizer")
+        write_merged(partial, [*merged_in(source), *loras.records()])
         cascades.write_cascade(partial, description)
     return changed
 
 
-def _with_leaves(params: dict, changes: dict[tuple[str, ...], dict[str, Any]]) -> dict:
-    """Return a tree of leaves some of which have an adapter in them when they are read."""
-
-    def walk(node: dict, path: tuple[str, ...]) -> dict:
-        return {
-            name: walk(below, (*path, name))
-            if isinstance(below, dict)
-            else _changed(below, changes.get((*path, name)))
-            for name, below in node.items()
-        }
-
-    return walk(params, ())
-
-
-def _changed(leaf: Leaf, node: dict[str, Any] | None) -> Leaf:
-    if node is None:
-        return leaf
+def _changed(leaf: Leaf, node: dict[str, Any]) -> Leaf:
+    """Return a leaf that has an adapter in it when it is read."""
     wide = np.dtype(np.float32)
 
     def read() -> np.ndarray:

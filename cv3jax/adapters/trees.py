@@ -104,6 +104,25 @@ def shapes_of(stage: StageDescription) -> dict[str, tuple[int, ...]]:
     return {name: tuple(shapes[entry.torch]) for name, entry in table.items()}
 
 
+def at(tree: Any, path: Iterable[str]) -> Any:
+    """Return what is at a path of nested dicts."""
+    for name in path:
+        tree = tree[name]
+    return tree
+
+
+def replaced(tree: Mapping[str, Any], changed: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """Return a tree with other leaves at some paths; what is not on them is shared with `tree`."""
+    below: dict[str, dict[tuple[str, ...], Any]] = defaultdict(dict)
+    made = dict(tree)
+    for path, value in changed.items():
+        if len(path) == 1:
+            made[path[0]] = value
+        else:
+            below[path[0]][path[1:]] = value
+    return {**made, **{name: replaced(tree[name], own) for name, own in below.items()}}
+
+
 def to_tree(
     adapter: Adapter,
     stage: StageDescription,

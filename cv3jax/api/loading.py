@@ -40,7 +40,7 @@ def load(
     with value_errors():
         devices = mesh_of(mesh)
         place = cascades.pinned(find(source))
-        loras = applied_to(parse_all(_texts(lora)), cascades.read_cascade(place)[1])
+        loras = applied_to(parse_all(_texts(lora)), cascades.read_cascade(place)[1], place)
         engine = pipeline.load(place, mesh=devices, attention=attention, dtype=dtype)
         recorder = Recorder(place, engine.description, dtype, loras)
         return loras.change(engine), place, recorder

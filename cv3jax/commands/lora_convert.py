@@ -6,6 +6,7 @@ Ranks, alphas, DoRA's magnitudes and the header's texts are kept.
 import dataclasses
 from pathlib import Path
 
+from cv3jax.checkpoints import cascades
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands import lora_flags
 from cv3jax.commands.lora_compare import stage_of
@@ -60,7 +61,10 @@ def main(argv: list[str] | None = None) -> None:
     check_json(args.json)
     (given,) = lora_flags.files(args, 1)
     lora_flags.check_out(args.out, args.to)
-    stage = stage_of(args.checkpoint, args.stage) if args.checkpoint else None
+    if args.checkpoint:
+        cascades.find_cascade(args.checkpoint)
+    if args.checkpoint and args.stage:
+        stage_of(args.checkpoint, args.stage)
 
     with loading():
         from cv3jax.adapters import formats, naming, trees
@@ -68,7 +72,8 @@ def main(argv: list[str] | None = None) -> None:
     with reporting(args.json) as report:
         texts = not args.without_text_encoder
         format, adapter = formats.read_as(given.path, given.where, text_encoder=texts)
-        if stage is not None:
+        if args.checkpoint:
+            stage = stage_of(args.checkpoint, args.stage or adapter.stage)
             adapter = trees.fitted(adapter, stage, given.where)
             sizes = {naming.SIZES: naming.Sizes.of(stage).to_json()}
             adapter = dataclasses.replace(adapter, metadata={**adapter.metadata, **sizes})

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from cv3jax.adapters.format_names import FORMATS as FORMATS
 from cv3jax.adapters.given import FLAG, LoraFile, parse_all
 from data_pipeline.io.errors import InputError
 
@@ -11,7 +12,6 @@ APPLIED = (
     "a LoRA adapter of any format, with its weight (default: 1; 0 leaves it out); may be given"
     " several times. STAGE is base or relay, where the file does not say it"
 )
-FORMATS = ("native", "kohya", "diffusers", "peft")
 
 
 def add_lora(parser: argparse._ActionsContainer, help: str, *, required: bool = False) -> None:

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         from cv3jax.adapters.into_cascade import merge
 
     with reporting(args.json) as report:
-        loras = applied_to(given, description)
+        loras = applied_to(given, description, checkpoint)
         changed = merge(checkpoint, loras, args.out)
         say(f"{args.out}: {', '.join(changed)} with {len(given)} adapter{'s' * (len(given) > 1)}")
         report({"out": str(args.out), "changed": changed, "loras": loras.records()})

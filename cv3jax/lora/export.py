@@ -8,6 +8,7 @@ import numpy as np
 
 from cv3jax.adapters import native
 from cv3jax.adapters.adapter import Adapter
+from cv3jax.adapters.provenance import BASE
 from cv3jax.adapters.tensors import write_file
 from cv3jax.adapters.trees import from_tree, specs_in
 from cv3jax.checkpoints.description import StageDescription
@@ -23,7 +24,7 @@ def adapter_of(settings: LoraSettings, trained: Any, stage: StageDescription, ba
     base: the fingerprint of the stage that is adapted, which the header keeps with the targets.
     """
     tree = jax.tree.map(lambda x: np.asarray(processes.whole(x), np.float32), trained)
-    metadata = {"cv3jax.base": base, "cv3jax.targets": settings.targets}
+    metadata = {BASE: base, "cv3jax.targets": settings.targets}
     specs = specs_in(tree, stage, float(settings.alpha))
     return from_tree(tree, specs, stage, rslora=settings.rslora, metadata=metadata)
 

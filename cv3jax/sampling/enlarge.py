@@ -45,7 +45,7 @@ def enlarge(
     """
     description = cascades.read_cascade(source)[1]
     how.check(description)
-    applied = applied_to(loras, description)
+    applied = applied_to(loras, description, source)
     records = applied.records(("relay",))
     mesh = choose_mesh(None, sys.maxsize if how.settings.tile else 1)  # tiles occupy all devices
     width = batch_width(1, mesh, 1)

@@ -125,7 +125,7 @@ def sample_few(
         "base" in description.stages and len(drawn_sizes(description, request.size)) > 1
     ):
         check_trained(description, {"relay": request.relay})
-    loras = applied_to(request.loras, description)
+    loras = applied_to(request.loras, description, source)
     plan = planned(description, (), devices, attention)
     images, noise = read_files(plan, source, request)
     given = None if images is None else Size(*images.shape[1:3])

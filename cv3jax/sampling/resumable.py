@@ -129,7 +129,7 @@ def sample_many(
         plan["tile"] = relay.tile
     if not pictures.metadata:
         plan["metadata"] = False
-    loras = applied_to(pictures.loras, description)
+    loras = applied_to(pictures.loras, description, source)
     if records := loras.records(tuple(stages)):
         plan["loras"] = records
     texts = None

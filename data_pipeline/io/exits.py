@@ -40,7 +40,7 @@ def line_and_code(e: BaseException) -> tuple[str, int] | None:
     if isinstance(e, StoppedError):
         return one_line(e), 128 + e.signal
     if isinstance(e, KeyboardInterrupt):
-        return "interrupted; run the same command to resume", 130
+        return "interrupted; run the same command again", 130
     if isinstance(e, OSError):
         return _failed(e), 2 if e.errno == errno.ENAMETOOLONG else 1
     if line := used_up(e):

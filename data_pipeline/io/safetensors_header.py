@@ -19,17 +19,17 @@ def check_header(path: Path) -> None:
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        start = file.read(8)
+        start = file.read(9)
         if len(start) < 8:
             raise ValueError(f"it has {size} bytes, and the header is missing")
-        (length,) = struct.unpack("<Q", start)
+        if len(start) == 9 and not start.endswith(b"{"):
+            raise ValueError("it does not begin with a header as safetensors files do")
+        (length,) = struct.unpack("<Q", start[:8])
         if length > size - 8:
             raise ValueError(f"its header has {length:,} bytes, more than the file")
         if length > MOST_BYTES:
             raise ValueError(f"its header has {length:,} bytes, and may have {MOST_BYTES:,}")
-        header = file.read(length)
-    if not header.startswith(b"{"):
-        raise ValueError("its header is no JSON object")
+        header = b"{" + file.read(length - 1)
     if header.count(b"{") > MOST_TENSORS + 2:  # its own, and that of the metadata
         raise ValueError(f"its header names more than {MOST_TENSORS:,} tensors")
     if header.count(b",") > _VALUES:

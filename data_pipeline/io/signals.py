@@ -118,7 +118,7 @@ def _end(number: int, count: int) -> None:
         os._exit(128 + number)
     _state.ended = count
     code = 0 if number == signal.SIGTERM and _is_saved() else 128 + number
-    line = f"{signal.Signals(number).name}: interrupted; run the same command to resume"
+    line = f"{signal.Signals(number).name}: interrupted; run the same command again"
     start = "\n" if os.isatty(2) else ""  # below the bar that may be there
     with contextlib.suppress(OSError):  # after a SIGHUP the terminal may be gone
         os.write(2, f"{start}cv3jax: {line}\n".encode())

@@ -105,7 +105,7 @@ def test_a_resumed_directory_takes_the_same_adapters_alone(at, tmp_path):
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
     assert [one["weight"] for one in plan["loras"]] == [0.5]
     sample.main([*argv, *flags])
-    for other in ([], ["--lora", f"{at}/base.safetensors:0.6"], [*flags, *flags]):
+    for other in ([], ["--lora", f"{at}/base.safetensors:0.6"]):
         with pytest.raises(InputError, match="made with other values of loras"):
             sample.main([*argv, *other])
 
@@ -161,7 +161,8 @@ def test_an_adapter_without_a_stage_is_the_base_s_unless_it_fits_the_relay_alone
         ("nope.safetensors", "there is no such file; give FILE, FILE:WEIGHT or STAGE=FILE:WEIGHT"),
         ("{at}/base.safetensors:nan", r"the weight must be -100\.\.100"),
         ("{at}/base.safetensors:1e9", r"the weight must be -100\.\.100"),
-        ("{at}/base.safetensors:big", "there is no such file"),
+        ("{at}/base.safetensors:big", "'big' is no number; a weight .* as in base.safetensors:0.8"),
+        ("{at}/bsae.safetensors", "no such file; the nearest one is .*/base.safetensors"),
         ("vae={at}/base.safetensors", "there is no such file"),
         ("", "there is no such file"),
     ],

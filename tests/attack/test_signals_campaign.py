@@ -11,7 +11,7 @@ import signals
 from endings import judge
 from rows import Row, table
 
-LINE = "cv3jax: {}: interrupted; run the same command to resume\n"
+LINE = "cv3jax: {}: interrupted; run the same command again\n"
 
 
 @pytest.mark.parametrize(

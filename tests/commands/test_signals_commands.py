@@ -82,7 +82,7 @@ def start(module: str, number: int, arguments: list[str]) -> subprocess.Popen:
 
 def check(process: subprocess.Popen, number: signal.Signals) -> None:
     out, err = process.communicate(timeout=120)
-    line = f"cv3jax: {number.name}: interrupted; run the same command to resume\n"
+    line = f"cv3jax: {number.name}: interrupted; run the same command again\n"
     assert (process.returncode, out, err) == (CODES[number], "", line)
 
 

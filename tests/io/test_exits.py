@@ -24,7 +24,7 @@ FULL = os.strerror(errno.ENOSPC)
         (NonFiniteLossError("the loss is nan"), "the loss is nan", 1),
         (DivergedError("further off"), "further off", 1),
         (StoppedError(signal.SIGTERM, "saved"), "SIGTERM: saved", 143),
-        (KeyboardInterrupt(), "interrupted; run the same command to resume", 130),
+        (KeyboardInterrupt(), "interrupted; run the same command again", 130),
         (OSError(errno.ENOSPC, FULL, "a/b"), f"a/b: {FULL}", 1),
         (OSError(errno.ENOSPC, FULL), FULL, 1),
         (OSError("the server is gone"), "the server is gone", 1),

@@ -18,7 +18,7 @@ def send(name):
     os.kill(os.getpid(), getattr(signal, name))
 
 """
-LINE = "cv3jax: {}: interrupted; run the same command to resume\n"
+LINE = "cv3jax: {}: interrupted; run the same command again\n"
 
 
 def ended(program: str) -> tuple[int, str, str]:
@@ -163,7 +163,7 @@ def test_other_processes_are_told_before_the_end():
         send("SIGINT")
     """
     code, said, _ = ended(program)
-    assert (code, said) == (130, "SIGINT: interrupted; run the same command to resume 130\n")
+    assert (code, said) == (130, "SIGINT: interrupted; run the same command again 130\n")
 
 
 def test_a_second_signal_does_not_wait_until_other_processes_are_told():

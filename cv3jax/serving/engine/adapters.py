@@ -56,7 +56,7 @@ class ParamSets:
     def nbytes(self) -> int:
         """The bytes on a device that sets take at most."""
         paths = {(self.stages[name], path) for name, own in self._leaves.items() for path in own}
-        kernels = [_at(self._params[stage], path) for stage, path in paths]
+        kernels = [trees.at(self._params[stage], path) for stage, path in paths]
         # one more while it is merged, or while a unit still reads one that is no longer kept
         return (self._keep + 1) * bytes_per_device(kernels)
 
@@ -64,7 +64,7 @@ class ParamSets:
         """Compile what merges any of the adapters. Returns the number of programs."""
         for name, own in self._leaves.items():
             for path, node in own.items():
-                kernel = _at(self._params[self.stages[name]], path)
+                kernel = trees.at(self._params[self.stages[name]], path)
                 if (key := _key(kernel, node)) not in self._programs:
                     jitted = jax.jit(with_adapter, out_shardings=kernel.sharding)
                     self._programs[key] = jitted.lower(kernel, node).compile()
@@ -104,30 +104,12 @@ class ParamSets:
             changed = {}
             for path, node in self._leaves[name].items():
                 weighed = {**node, SCALE: node[SCALE] * np.float32(weight)}
-                kernel = _at(params, path)
+                kernel = trees.at(params, path)
                 changed[path] = self._programs[_key(kernel, node)](kernel, weighed)
-            made[stage] = _with(params, changed)
+            made[stage] = trees.replaced(params, changed)
         return made
 
 
 def _key(kernel: jax.Array, node: Mapping[str, np.ndarray]) -> Any:
     shapes = tuple(sorted((key, value.shape) for key, value in node.items()))
     return kernel.shape, kernel.dtype, kernel.sharding, shapes
-
-
-def _at(tree: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        tree = tree[name]
-    return tree
-
-
-def _with(tree: Mapping[str, Any], changed: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
-    """Return a tree with other leaves at some paths."""
-    below: dict[str, dict[tuple[str, ...], Any]] = collections.defaultdict(dict)
-    made = dict(tree)
-    for path, value in changed.items():
-        if len(path) == 1:
-            made[path[0]] = value
-        else:
-            below[path[0]][path[1:]] = value
-    return {**made, **{name: _with(tree[name], own) for name, own in below.items()}}
