@@ -19,6 +19,7 @@ FORMATS: Mapping[str, Any] = dict(
 )
 _SINGLE = (peft.WEIGHTS, "pytorch_lora_weights.safetensors")
 _OURS = ("adapter.safetensors", "lora/adapter.safetensors")  # of a fine-tune
+_BEGUN = ("checkpoints", "config.yaml", "pictures/pictures.json", "features")  # of one without it
 
 
 def read(path: Path, where: str | None = None, *, text_encoder: bool = True) -> Adapter:
@@ -68,10 +69,10 @@ def _file_in(folder: Path, where: str) -> Path:
             f"{where} holds {pickles[0].name}, a pickle, which may run code when it is read; give"
             f" it as {peft.WEIGHTS}"
         )
-    if (folder / "checkpoints").is_dir():
+    if any((folder / name).exists() for name in _BEGUN):
         raise InputError(
-            f"{where} is a run without an adapter: a fine-tune writes {_OURS[1]} with every"
-            " checkpoint; run its command again, or give another workdir"
+            f"{where} is a run that has no adapter yet: a fine-tune writes {_OURS[1]} with every"
+            " checkpoint; run its command until the first one, or give another workdir"
         )
     raise InputError(f"{where} holds neither {' nor '.join(_SINGLE)}; give the file itself")
 

@@ -145,8 +145,8 @@ def find_cascade(path: str | Path) -> Path:
     others = f", or the name of an installed cascade: {', '.join(names)}" if names else ""
     if str(Path(path)) in names:  # something else of that name hides it, such as a folder of data
         others = f"; the installed cascade of this name is {PACKAGED / path}"
-    if inside := [place for place in _folders(Path(path)) if cascade_at(place) is not None]:
-        others = f", such as {inside[0]}{others}"
+    if inside := [str(place) for place in _folders(Path(path)) if _is_run(place)]:
+        others = f", such as {' or '.join(inside[:3])}{others}"
     advice = f"give a run's --workdir, or a cascade directory{others}"
     raise InputError(
         f"{path} is not a checkpoint: it has neither {CASCADE} nor cascade/{CASCADE}, nor a run's"
@@ -160,6 +160,11 @@ def _folders(path: Path) -> list[Path]:
         return sorted(place for place in path.iterdir() if place.is_dir())[:100]
     except OSError:
         return []
+
+
+def _is_run(place: Path) -> bool:
+    """Return whether `find_cascade` may find a cascade at `place`."""
+    return cascade_at(place) is not None or any((place / "checkpoints").glob("[0-9]*"))
 
 
 def pinned(path: str | Path) -> Path:

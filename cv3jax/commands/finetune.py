@@ -13,6 +13,7 @@ from cv3jax import recipes
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands.train import add_run, train_adapter
 from cv3jax.distributed import processes
+from cv3jax.lora.folder_captions import is_packed, listed
 from cv3jax.lora.parsing import parse_lora, parse_pictures
 from cv3jax.lora.picture_settings import PictureSettings
 from data_pipeline.io.arguments import Parser
@@ -56,11 +57,14 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(
             f"--pictures {args.pictures} is no folder; give a folder of pictures with captions"
         )
-    if not any(args.pictures.iterdir()):
-        raise InputError(f"--pictures {args.pictures} is empty; give a folder that has pictures")
     config.cascade = str(args.checkpoint)
     chosen = parse_pictures(config)
-    train_adapter(config, args, functools.partial(prepared, args.pictures, chosen))
+
+    def check() -> None:
+        if not is_packed(args.pictures):
+            listed(args.pictures, chosen)
+
+    train_adapter(config, args, functools.partial(prepared, args.pictures, chosen), check)
 
 
 def prepared(
@@ -78,13 +82,13 @@ def prepared(
     """
     from cv3jax.lora.base import check_fit
     from cv3jax.lora.run import check_unchanged
-    from cv3jax.lora.small_sets import is_packed, prepare
+    from cv3jax.lora.small_sets import prepare
 
     config = config.copy_and_resolve_references()
     config.data.path = str(pictures) if is_packed(pictures) else None
     settings = parse_lora(config)
     check_fit(settings)
     begun = check_unchanged(settings, workdir, resume_from, allowed)
-    keep = begun and "data.path" not in allowed
-    config.data.update(prepare(pictures, workdir, settings.stage, chosen, keep=keep))
+    begun = None if "data.path" in allowed else begun
+    config.data.update(prepare(pictures, workdir, settings.stage, chosen, begun=begun))
     return config

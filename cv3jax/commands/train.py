@@ -4,6 +4,7 @@ An existing workdir is resumed.
 """
 
 import argparse
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from cv3jax.distributed import processes
 from cv3jax.distributed.backend import loading
 from cv3jax.distributed.preemption import preemptible
 from cv3jax.lora.parsing import parse_lora
+from cv3jax.lora.settings import LoraSettings
 from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.arguments import Parser
-from data_pipeline.io.errors import InputError, counted
+from data_pipeline.io.errors import InputError, StoppedError, counted
 from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.progress import say
+from data_pipeline.loading.damaged import readable
 
 EXAMPLE = """cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes \\
       --config.cascade=runs/vae"""
@@ -75,36 +78,53 @@ def train_adapter(
     config: ConfigDict,
     args: argparse.Namespace,
     prepare: Callable[..., ConfigDict] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Train the adapter that a recipe describes. Raises InputError as `main` does.
 
     prepare: (config, workdir, step of --resume-from, fields of --allow-changed) → the recipe on
-    data that it makes under the workdir, before training.
+    data that it makes under the workdir, before training. check: looks at what else the command
+    reads, before JAX is imported.
     """
     settings = parse_lora(config)
     check_stage_inputs(settings.stage)
     if settings.base:
         cascades.find_cascade(settings.base)
+    check()
 
     with loading():
         from cv3jax.lora.run import run
 
-    def prepared(settings: Any, workdir: Path, *given: Any) -> dict:
-        if prepare is None:
-            return run(settings, workdir, *given)
-        resume_from, allowed, _, scorers = given
-        changed = prepare(config, workdir, resume_from, allowed)
-        source = recipes.source(args.config, changed)
-        return run(parse_lora(changed), workdir, resume_from, allowed, source, scorers)
+    used = [settings]  # with the data that were prepared
 
-    _train(
-        prepared,
-        settings,
-        args,
-        recipes.source(args.config, config),
-        "adapter",
-        "lora/adapter.safetensors",
-    )
+    def prepared(settings: Any, workdir: Path, *given: Any) -> dict:
+        resume_from, allowed, source, scorers = given
+        if prepare is not None:
+            changed = prepare(config, workdir, resume_from, allowed)
+            settings, source = parse_lora(changed), recipes.source(args.config, changed)
+            used[:] = [settings]
+        try:
+            return run(settings, workdir, resume_from, allowed, source, scorers)
+        except StoppedError:
+            say_trial(settings, workdir)
+            raise
+
+    made = ("adapter", "lora/adapter.safetensors", lambda: say_trial(used[0], args.workdir))
+    _train(prepared, settings, args, recipes.source(args.config, config), *made)
+
+
+def say_trial(settings: LoraSettings, workdir: Path) -> None:
+    """Say which command draws with the adapter that a run has written, where a command can."""
+    from cv3jax.training.data import open_data
+
+    _, description = cascades.read_cascade(settings.base)
+    there = (workdir / "lora" / "adapter.safetensors").is_file()
+    if not processes.main() or not there or "base" not in description.stages:
+        return
+    prompt = next(readable(open_data(settings.stage.data)))["caption"]
+    given = ("--checkpoint", settings.base, "--lora", workdir, "--prompt", prompt)
+    words = ("cv3jax", "sample", *given, "--out", workdir / "out")
+    say(f"cv3jax: try it: {shlex.join(map(str, words))}")
 
 
 def _train(
@@ -114,8 +134,9 @@ def _train(
     source: recipes.Source,
     made: str,
     place: str,
+    last: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train by `run`, and say what was made and where in the workdir."""
+    """Train by `run`, and say what was made and where in the workdir. `last` says what follows."""
     with loading():
         from cv3jax.evaluation.scorers import open_scorers
 
@@ -130,3 +151,4 @@ def _train(
             )
             say(f"{done}, {made} in {args.workdir}/{place}")
             report(figures)
+            last()

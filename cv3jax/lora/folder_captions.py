@@ -4,7 +4,8 @@ A folder `10_red_teapot` says that its pictures occur ten times in an epoch, and
 teapot" where they have no .txt files. A folder `red_teapot` names them alone. An underscore in a
 name stands for a blank. A number that begins with 0, as in `00_symbols`, is an order of folders: it
 says nothing of repeats, and is no part of the caption. What counts is the folder that a picture
-lies in, not those above it.
+lies in, not those above it. The folder that is given as a whole counts where its name begins with a
+number and its pictures have no .txt files.
 """
 
 import re
@@ -14,11 +15,12 @@ from typing import NamedTuple
 
 from cv3jax.lora.picture_settings import MOST_REPEATS, PictureSettings
 from data_pipeline.io.errors import InputError
-from data_pipeline.sources.folders import UnusableError, beside_of, read_text
+from data_pipeline.sources.folders import UnusableError, beside_of, list_files, read_text
 from data_pipeline.sources.items import MAX_CAPTION
 from data_pipeline.sources.texts import TextError, decode_text, tidy
 
 NAMED = 3  # pictures that a message names
+MOST_PICTURES = 100_000
 _NUMBERED = re.compile(r"(\d+)_(.*)", re.DOTALL)
 
 
@@ -30,21 +32,47 @@ class Captioned(NamedTuple):
     repeats: int
 
 
+def is_packed(pictures: Path) -> bool:
+    """Return whether a folder holds records of `cv3jax data pack`."""
+    return (pictures / "dataset_info.json").is_file()
+
+
+def listed(root: Path, settings: PictureSettings) -> tuple[list[Captioned], list[Path]]:
+    """Return the pictures below a folder with their captions, and the .txt files without one.
+
+    No picture is read. Raises InputError where there is none, or as `captioned` does.
+    """
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise InputError(f"--pictures {root} {what}; give a folder of pictures with captions")
+    pictures, alone = list_files(root)
+    if not pictures:
+        raise InputError(f"--pictures {root} has no pictures; give a folder that has some")
+    if len(pictures) > MOST_PICTURES:
+        raise InputError(
+            f"--pictures {root} has {len(pictures):,} pictures, and may have {MOST_PICTURES:,};"
+            " pack them with cv3jax data pack, and give --config.data.path"
+        )
+    return captioned(root, pictures, settings), sorted(alone)
+
+
 def captioned(root: Path, pictures: Sequence[Path], settings: PictureSettings) -> list[Captioned]:
     """Return the pictures with captions and repeats, in order.
 
     root: the folder that is given; its own name is a caption only with caption_from = folder, or
-    where it begins with a number, as 10_red_teapot.
+    where it begins with a number, as 10_red_teapot, and no .txt is beside its pictures.
 
     Raises:
-        InputError: pictures have no caption, its .txt cannot be used, or its folder's number is not
+        InputError: pictures have no caption, a .txt cannot be used, or its folder's number is not
             1..MOST_REPEATS.
         OSError: the machine fails.
     """
     texts = {path: beside_of(path, "txt") for path in pictures}
     with_texts = {path.parent for path, text in texts.items() if text}
     found, missing, source_of_all = [], [], settings.caption_from
-    named = source_of_all == "folder" or _NUMBERED.fullmatch(root.resolve().name)
+    named = source_of_all == "folder" or (
+        source_of_all == "auto" and root not in with_texts and _is_named(root)
+    )
     for path in pictures:
         above = path.parent == root and not named
         repeats, words = (None, "") if above else _of_name(path.parent)
@@ -74,17 +102,26 @@ def captioned(root: Path, pictures: Sequence[Path], settings: PictureSettings) -
 
 def _without(missing: list[Path], count: int) -> str:
     """Return the message about pictures without a caption."""
-    first = missing[0]
+    first, each = missing[0], "it" if len(missing) == 1 else "them"
     if len(missing) == 1:
         said = f"{first} has no caption: there is no {first.with_suffix('.txt').name} beside it"
     else:
         more = ", …" if len(missing) > NAMED else ""
         named = ", ".join(str(path) for path in missing[:NAMED]) + more
-        said = f"{len(missing):,} of {count:,} pictures have no caption, no .txt beside: {named}"
+        said = f"{len(missing):,} of {count:,} pictures have no .txt with a caption: {named}"
     return (
-        f"{said}; write one, or put the picture into a folder that has no .txt and whose name is"
-        " the caption, such as 10_red_teapot"
+        f"{said}; write one beside {each}, or put {each} into a folder that has no .txt and whose"
+        " name is the caption, such as 10_red_teapot"
     )
+
+
+def _is_named(root: Path) -> bool:
+    """Return whether the name of the folder that is given begins as 10_red_teapot does."""
+    try:
+        numbered = _NUMBERED.fullmatch(root.resolve().name)
+        return bool(numbered and _of_name(root)[1])
+    except InputError:  # 2024_holiday is no number of repeats
+        return False
 
 
 def _of_name(folder: Path) -> tuple[int | None, str]:

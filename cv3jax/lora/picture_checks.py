@@ -50,8 +50,8 @@ def oddities(
     """Return a line for each kind of odd picture.
 
     read: number of a picture → the bytes of its file. image_size: side in pixels of what training
-    sees. min_side: pictures with a shorter side are left out by the loader. masked: whether what is
-    transparent is left out of the loss.
+    sees. min_side: pictures with a shorter side are left out by the loader, which says so itself.
+    masked: whether what is transparent is left out of the loss.
     """
     exact, near = duplicates(facts, read)
     lines = [
@@ -59,10 +59,7 @@ def oddities(
         _line(facts, "nearly the same picture as an earlier one", _named(facts, near)),
     ]
     shorter = {i: min(one.height, one.width) for i, one in enumerate(facts)}
-    out = [i for i, side in shorter.items() if side < min_side]
     small = [i for i, side in shorter.items() if min_side <= side < image_size]
-    said = f"smaller than data.min_side = {min_side} pixels on the shorter side, and are left out"
-    lines.append(_line(facts, said, _sized(facts, out)))
     said = f"smaller than {image_size} pixels on the shorter side, and are enlarged"
     lines.append(_line(facts, said, _sized(facts, small)))
     clear = [one.key for one in facts if one.transparent]

@@ -13,25 +13,27 @@ import concurrent.futures
 import fractions
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cv3jax.lora.folder_captions import Captioned, captioned
+from cv3jax.lora.folder_captions import Captioned, listed
 from cv3jax.lora.picture_checks import Facts, is_transparent, oddities
 from cv3jax.lora.picture_settings import PictureSettings
 from data_pipeline.images.decode import MAX_ASPECT
 from data_pipeline.io.errors import InputError, counted, naming, raise_machine
 from data_pipeline.io.files import json_bytes, read_json
 from data_pipeline.io.progress import bar, say
+from data_pipeline.io.staging import replace_directory
 from data_pipeline.io.terminal import visible
+from data_pipeline.records.digest import alike, dataset_content
 from data_pipeline.records.records import Record, RecordWriter, make_record, open_records
 from data_pipeline.records.repeats import write_repeats
-from data_pipeline.sources.folders import UnusableError, list_files, read_image
+from data_pipeline.sources.folders import UnusableError, read_image
 
 RECORDS, MADE_OF = "pictures", "pictures.json"  # in the workdir; in the records' directory
 FORMAT = 1
-MOST_PICTURES = 100_000
 _SHARD = 256  # pictures a shard, which is also what a feature cache resumes at
 _THREADS = min(8, os.cpu_count() or 1)
 _FINEST = 1000  # the largest denominator of the ratio of repeats
@@ -72,39 +74,47 @@ def records_of(
     settings: PictureSettings,
     seen: Seen,
     prior: Prior | None = None,
-    keep: bool = False,
+    begun: Any = None,
 ) -> Path:
     """Return WORKDIR/pictures, the records of a folder of pictures, after writing what is missing.
 
     A picture's caption and repeats are those of `folder_captions`. When they are written, one line
-    each on stderr says what is odd about the pictures. keep: records of other pictures are an
-    error, and are not written again.
+    each on stderr says what is odd about the pictures. begun: `data_content` of the records that a
+    run has; others are an error, and leave them as they were.
 
     Raises:
         InputError: there is no such folder or no picture in it; a picture cannot be read, is longer
-            than 8:1, or has no caption; or the records cannot be written.
+            than 8:1, or has no caption; or the records cannot be written, or are not those begun.
         OSError: the machine fails; the same command starts over.
     """
-    found, alone = _listed(pictures)
-    chosen = _own(pictures, captioned(pictures, found, settings))
+    some, alone = listed(pictures, settings)
+    chosen = _own(pictures, some)
     others = [] if prior is None else _of_class(prior)
     out, weight = workdir / RECORDS, settings.prior_weight
     made_of = _made_of(chosen, others, weight)
+    why = ""
     if (out / MADE_OF).is_file():
         if not (why := _changed(out, made_of)):
             return out
-        if keep:
-            raise InputError(
-                f"{workdir} holds a run on other pictures: {why}; give a new --workdir, or train on"
-                " with these by --allow-changed data.path"
-            )
-        say(f"cv3jax: {out} is written again: {why}")
+        if begun is None:
+            say(f"cv3jax: {out} is written again: {why}")
     if alone:
         names = ", ".join(visible(path.name, 80) for path in alone[:3])
         more = ", …" if len(alone) > 3 else ""
         say(f"cv3jax: {counted(len(alone), '.txt file')} without a picture: {names}{more}")
-    for line in _write(out, chosen, others, weight, seen, made_of):
+    place = out if begun is None else out.with_name(f"{out.name}.new")
+    lines = _write(place, chosen, others, weight, seen, made_of)
+    if begun is not None:
+        if not alike(begun[0][0], dataset_content(place)):
+            shutil.rmtree(place)
+            raise InputError(
+                f"{workdir} holds a run on other pictures{why and f': {why}'}; give those, or a new"
+                " --workdir, or train on with these by --allow-changed data.path"
+            )
+        replace_directory(place, out)
+    for line in lines[:-1]:
         say(f"cv3jax: {line}")
+    say(f"cv3jax: {out}: {lines[-1]}")
     return out
 
 
@@ -121,22 +131,6 @@ def shares(repeats: Sequence[int], others: int, weight: float) -> tuple[int, int
     ratio = fractions.Fraction(weight) * sum(repeats) / others
     ratio = max(ratio.limit_denominator(_FINEST), fractions.Fraction(1, _FINEST))
     return ratio.denominator, ratio.numerator
-
-
-def _listed(root: Path) -> tuple[list[Path], list[Path]]:
-    """Return the pictures below a folder, and the .txt files without one."""
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise InputError(f"--pictures {root} {what}; give a folder of pictures with captions")
-    pictures, alone = list_files(root)
-    if not pictures:
-        raise InputError(f"--pictures {root} has no pictures; give a folder that has some")
-    if len(pictures) > MOST_PICTURES:
-        raise InputError(
-            f"--pictures {root} has {len(pictures):,} pictures, and may have {MOST_PICTURES:,};"
-            " pack them with cv3jax data pack, and give --config.data.path"
-        )
-    return pictures, sorted(alone)
 
 
 def _own(root: Path, some: list[Captioned]) -> list[_Entry]:
@@ -228,16 +222,17 @@ def _write(
         kept = [one.repeats for one, fits in zip(chosen, large, strict=False) if fits]
         classes = sum(large[own:])
         factor, each = shares(kept, classes, weight)
-        repeats = [one.repeats * factor for one in chosen] + [each] * len(others)
+        repeats = [one.repeats * factor for one in chosen] + [max(each, 1)] * len(others)
         said = f"{counted(len(kept), 'picture')}, which an epoch has {sum(kept) * factor:,} times"
+        said += " in all"
         if others:
-            said += f" in all, and {counted(classes, 'class picture')}, {each * classes:,} times"
+            said += f", and {counted(classes, 'class picture')}, {each * classes:,} times"
         # in the order of the records: one shard after the other
         places = [k for shard in range(shards) for k in range(shard, len(every), shards)]
         write_repeats(writer.staging, [repeats[k] for k in places])
         with naming(writer.staging / MADE_OF):
             (writer.staging / MADE_OF).write_bytes(json_bytes(made_of))
-    return [*lines, f"{out}: {said}"]
+    return [*lines, said]
 
 
 def _records(every: list[_Entry]) -> Iterator[tuple[Record, bool]]:

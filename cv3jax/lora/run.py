@@ -16,7 +16,7 @@ from cv3jax.lora.stage import LoraStage
 from cv3jax.recipes import Source
 from cv3jax.training import run as training
 from cv3jax.training.changes import FREE, Asked
-from cv3jax.training.inputs import encoders_identity, stage_inputs
+from cv3jax.training.inputs import data_content, encoders_identity, stage_inputs
 from cv3jax.training.resume import check_resume
 from cv3jax.training.scoring import OpenScorers
 from cv3jax.training.settings import StageSettings
@@ -52,30 +52,39 @@ def kind_of(settings: LoraSettings) -> training.Kind:
         return lora_inputs(settings)
 
     origin = f"adapters of rank {settings.rank} for the {settings.part} of {settings.base}"
-    return training.Kind(build, inputs, lora_fields, RESUMABLE, FOLDER, origin, adapts=True)
+    given = (build, inputs, lora_fields, RESUMABLE, FOLDER, origin)
+    return training.Kind(*given, before=LoraStage.before)
 
 
 def check_unchanged(
     settings: LoraSettings, workdir: Path, resume_from: int | None, allowed: tuple[str, ...]
-) -> bool:
-    """Return whether `workdir` has checkpoints of this run, whose data may still be missing.
+) -> Any:
+    """Return the content of the data that the run in `workdir` has, as `data_content` describes it.
 
-    A command that prepares data under `workdir` calls it first, so that those of another run stay.
+    It is None where there is no run yet. A command that prepares data under `workdir` calls this
+    first, so that those of another run stay. The data of `settings` may still be missing: without a
+    path they will be the records under `workdir`, which are not compared here.
 
-    Raises InputError as `run` does where the run there is another; the data are not compared.
+    Raises InputError as `run` does where the run there is another.
     """
-    steps = runs.steps(workdir / "checkpoints")
-    recipe = settings.stage.json
-    if steps:
-        then = runs.run_of(workdir / "checkpoints", steps[-1])["config"]["data"]
-        data = {**recipe["data"], "cache": then["cache"]}
-        if data["path"] is None:  # that of records under the workdir, which may have been moved
-            own = Path(str(then["path"])).name == RECORDS
-            data["path"] = then["path"] if own else str(workdir / RECORDS)
-        recipe = {**recipe, "data": data}
+    directory, recipe = workdir / "checkpoints", settings.stage.json
     inputs = _trained_inputs(settings, encoders_identity(settings.stage))
-    check_resume(Asked(recipe, inputs, allowed, RESUMABLE), workdir, resume_from)
-    return bool(steps)
+    if steps := runs.steps(directory):
+        step = resume_from if resume_from in steps else steps[-1]
+        runs.verify(directory, step)
+        then = runs.run_of(directory, step)["config"].get("data", {})
+        data = {**recipe["data"], "cache": then.get("cache")}
+        if data["path"] is not None:
+            inputs["data.path"] = data_content(settings.stage.data)
+        elif Path(str(then.get("path"))).name == RECORDS:  # the workdir may have been moved
+            data["path"] = then["path"]
+        else:
+            data["path"] = str(workdir / RECORDS)
+        recipe = {**recipe, "data": data}
+    resumed = check_resume(Asked(recipe, inputs, allowed, RESUMABLE), workdir, resume_from)
+    if resumed.step is None:
+        return None
+    return runs.run_of(directory, resumed.step).get("inputs", {}).get("data.path")
 
 
 def lora_inputs(settings: LoraSettings) -> dict[str, Any]:

@@ -29,7 +29,7 @@ OWN = {
         exactly(0, "int"),
     ),
     "train.export_every": Described(
-        "Steps between two writes of WORKDIR/lora; 0: only at the end.", whole(0)
+        "Steps between two writes of WORKDIR/lora; 0: with every checkpoint alone.", whole(0)
     ),
 }
 _TARGETS = Rule(

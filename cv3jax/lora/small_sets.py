@@ -5,10 +5,12 @@ All of them are made under the workdir before training, and each is kept where n
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from cv3jax.distributed import processes
 from cv3jax.lora.class_pictures import draw_class_pictures
 from cv3jax.lora.features import features_of
+from cv3jax.lora.folder_captions import is_packed
 from cv3jax.lora.picture_settings import PictureSettings
 from cv3jax.lora.pictures import Seen, records_of
 from cv3jax.training.resume import hold
@@ -17,24 +19,19 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_directory
 
 
-def is_packed(pictures: Path) -> bool:
-    """Return whether a folder holds records of `cv3jax data pack`."""
-    return (pictures / "dataset_info.json").is_file()
-
-
 def prepare(
     pictures: Path,
     workdir: Path,
     settings: StageSettings,
     chosen: PictureSettings,
     *,
-    keep: bool = False,
+    begun: Any = None,
 ) -> dict[str, str]:
     """Return {field: value} of config.data for a fine-tune on a folder of pictures.
 
     They are path, and cache where the stage can read one. Process 0 makes what they name. A folder
-    of records is taken as it is. keep: pictures that were changed are an error, because a run has
-    begun with those before.
+    of records is taken as it is. begun: the content of the data that the run has so far
+    (`lora.run.check_unchanged`); other pictures are an error.
 
     Raises:
         InputError: the folder, a picture, the checkpoint or the recipe does not fit, or another run
@@ -61,7 +58,7 @@ def prepare(
             prior = draw_class_pictures(settings, chosen, workdir)
             data = settings.data
             seen = Seen(data.image_size, data.min_side or 0, settings.masked)
-            records = records_of(pictures, workdir, chosen, seen, prior, keep)
+            records = records_of(pictures, workdir, chosen, seen, prior, begun)
         fields = {"path": str(records)}
         if chosen.cache:
             data = dataclasses.replace(settings.data, path=str(records), cache=None)

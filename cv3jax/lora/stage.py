@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from cv3jax.cascade.parts import part_loader
 from cv3jax.checkpoints.description import TextDescription, VaeDescription
@@ -28,6 +29,8 @@ from cv3jax.models.adapters import joined
 from cv3jax.training.diffusion import DiffusionStage
 from cv3jax.training.feature_cache import Arrays
 from cv3jax.training.heldout_losses import LevelLosses
+from cv3jax.training.over_time import has_row
+from cv3jax.training.previews import preview_captions
 from cv3jax.training.programs import DiffusionPrograms, diffusion_programs
 from cv3jax.training.train_step import create_state
 
@@ -84,6 +87,23 @@ class LoraStage(DiffusionStage):
 
     def _about(self) -> dict[str, Any]:
         return {**super()._about(), "adapter": str(self._lora.base)}
+
+    def before(self, directory: Path) -> Callable[[Any], np.ndarray | None]:
+        """Return a function that draws the stage as it was before, as the preview of step 0.
+
+        It is given the EMA of a fresh adapter, or None, and returns the preview, or None where
+        `directory` has that of the same captions.
+        """
+        show = self.preview(directory)
+        captions = preview_captions(self._settings, self._records)
+        side = self._settings.data.whole_side
+
+        def draw(ema: Any) -> np.ndarray | None:
+            if processes.first("before", lambda: has_row(directory, 0, captions, side)):
+                return None
+            return show(self.create().ema if ema is None else ema, 0)
+
+        return draw
 
     def export(self, ema: Any, directory: Path) -> dict:
         """Write the adapter with this EMA. Returns how many layers it has."""

@@ -37,6 +37,7 @@ RESUMABLE = (*FREE, "sample.", "init_from")  # for a stage's run
 MODEL = "the parameters in the checkpoint belong to the old value"
 STATE = "the optimizer's state in the checkpoint belongs to the old value"
 TEXT = "the model was trained on the features of the old text encoder"
+PARTS = {"stage", "init_part", "init_from"}  # which part of which cascade is read
 # fields that no flag can change, and why; the longest matching prefix counts
 FIXED = {
     "stage": MODEL,
@@ -148,7 +149,7 @@ def _differences(asked: Asked, then: dict) -> list[tuple[str, Any, Any, str]]:
             if was != now:
                 found.append((name, was, now, name))
     others = {name for name, *_ in found}
-    if others & {"stage", "init_part"}:  # another part of the same cascade is read
+    if (others - set(asked.allowed)) & PARTS:  # which is refused, and reads another part
         both -= {"cascade", "init_from"}
     for name in sorted(both - same - others):  # at the same path
         shown = f"{name} (the content of {recipes.at(asked.recipe, name)} has changed)"

@@ -1,8 +1,9 @@
 """The training loop of every stage: steps, metrics, previews, checkpoints, resumption and stops."""
 
 import contextlib
+import functools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,25 +98,18 @@ def train_loop(
         )
         at_end.callback(log.close)
 
-        # before what is done at the end, so that a signal does not end the last save
-        noticed, step = at_end.enter_context(preemption.noticing(processes.peers())), start
-
-        @at_end.callback
-        def finish():  # raises when the last save failed, whatever else was to be reported
-            with account.doing("checkpoint"), waiting("writing the last checkpoint"):
-                runs.finish(manager)
-
         def evaluate(step: int, state: TrainState) -> None:
             seen = waiting(f"evaluating step {step}")
             allowed = jax.transfer_guard("allow")  # pictures go to the host
             with account.doing("evaluation"), allowed, _optional(step, "evaluation"), seen:
                 evaluations.run(state.ema, step, log)
 
-        def draw(step: int, state: TrainState) -> None:
+        def draw(step: int, show: Callable[[], Any]) -> None:
             seen = waiting(f"drawing the preview of step {step}")
             allowed = jax.transfer_guard("allow")
             with account.doing("preview"), allowed, _optional(step, "preview"), seen:
-                log.image("preview", step, work.preview(state.ema, step))
+                if (sheet := show()) is not None:
+                    log.image("preview", step, sheet)
 
         def settle(running: int) -> None:
             """Wait for all steps but the last `running`, and write the lines that are due."""
@@ -132,16 +126,26 @@ def train_loop(
                     log.write(step, {**_mean(looked), **account.line(), **counts})
                     looked.clear()
 
-        trace = at_end.enter_context(tracing(workdir / "profile", cadence.profile))
         nothing = contextlib.nullcontext()
+        # until the first step there is nothing to save, and a signal ends the process at once
         if work.compile and start < cadence.steps:
             with account.doing("compile"):
                 work.compile()
             log.begin()
         if evaluations.missing(start):
             evaluate(start, state)
-        if work.adapts and cadence.preview and not start:
-            draw(start, state)
+        if work.before and cadence.preview and start < cadence.steps:
+            draw(0, lambda: work.before(None if start else state.ema))
+
+        # before what is done at the end, so that a signal does not end the last save
+        noticed, step = at_end.enter_context(preemption.noticing(processes.peers())), start
+
+        @at_end.callback
+        def finish():  # raises when the last save failed, whatever else was to be reported
+            with account.doing("checkpoint"), waiting("writing the last checkpoint"):
+                runs.finish(manager)
+
+        trace = at_end.enter_context(tracing(workdir / "profile", cadence.profile))
         for step in range(start + 1, cadence.steps + 1):
             if cadence.profile and step in (cadence.profile.start, cadence.profile.stop):
                 settle(0)
@@ -171,7 +175,7 @@ def train_loop(
             show = show and (work.preview or work.evaluate)
             kept = _due(step, cadence.save) or _due(step, cadence.keep_every)
             save = kept or last or stop
-            export = (_due(step, cadence.export) or (save and work.adapts)) and not last
+            export = (_due(step, cadence.export) or (save and work.exports_all)) and not last
             # the grace of a stop is for the checkpoint; the next start evaluates
             assess = evaluations.due(step) and not stop
             # what uses the state waits for it; otherwise this step runs while the one before it is
@@ -194,17 +198,17 @@ def train_loop(
                         "resume_from": resume_from,
                     }
                     runs.save(manager, step, as_stored(state), batches, {**record, **run})
+            # the checkpoint is on the disk, whatever these do to this process
+            if save and (export or assess or (show and work.preview)):
+                with account.doing("checkpoint"):
+                    runs.finish(manager)
             if export and work.export:
                 with account.doing("checkpoint"), jax.transfer_guard("allow"):
                     work.export(state.ema)
-            # the checkpoint is on the disk, whatever these two do to this process
-            if save and (assess or (show and work.preview)):
-                with account.doing("checkpoint"):
-                    runs.finish(manager)
             if assess:
                 evaluate(step, state)
             if show and work.preview:
-                draw(step, state)
+                draw(step, functools.partial(work.preview, state.ema, step))
             if stop:
                 break
         if stop := noticed(before + step):

@@ -3,7 +3,7 @@
 Every preview draws the same prompts with the same noise, so a column of the sheet shows how one
 picture changes. The pictures of a step are kept as one PNG beside one another, in a folder of their
 prompts: `rows/DIGEST/step_0000500.png`. Steps after the present one, which a resumed run has not
-reached again, are not shown.
+reached again, are not shown. Step 0 is the stage before it is trained, where that was drawn.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class Preview(NamedTuple):
 def keep_preview(directory: Path, step: int, preview: Preview) -> np.ndarray:
     """Write a preview as step_N.png, and the sheet of all so far. Returns the preview's sheet."""
     save_png(directory / name_of(step), preview.sheet)
-    place = directory / ROWS / _digest(preview)
+    place = directory / ROWS / _digest(preview.captions, preview.pictures.shape)
     save_png(place / name_of(step), np.concatenate(list(preview.pictures), axis=1))
     save_png(directory / SHEET, over_time(place, step, preview))
     return preview.sheet
@@ -85,10 +85,15 @@ def name_of(step: int) -> str:
     return f"step_{step:07d}.png"
 
 
-def _digest(preview: Preview) -> str:
+def has_row(directory: Path, step: int, captions: Sequence[str], side: int) -> bool:
+    """Return whether the previews of these captions, `side` pixels square, have a row of a step."""
+    place = directory / ROWS / _digest(captions, (len(captions), side, side, 3))
+    return (place / name_of(step)).is_file()
+
+
+def _digest(captions: Sequence[str], shape: tuple[int, ...]) -> str:
     """Return what distinguishes previews whose pictures do not belong into one column."""
-    shape = preview.pictures.shape
-    text = json.dumps([list(preview.captions), *shape])
+    text = json.dumps([list(captions), *shape])
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
 
 

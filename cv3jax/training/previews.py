@@ -18,6 +18,7 @@ from data_pipeline.loading.settings import CropSettings, LoaderSettings
 from data_pipeline.records.records import RecordSource
 
 CAPTIONS = 4  # of the data, where the recipe has no prompts
+IMAGES = 6  # of the data, that a relay enlarges
 
 
 def preview_prompts(settings: StageSettings, records: RecordSource) -> list[str]:
@@ -25,6 +26,13 @@ def preview_prompts(settings: StageSettings, records: RecordSource) -> list[str]
     if settings.sample.prompts:
         return list(settings.sample.prompts)
     return [record["caption"] for record in itertools.islice(readable(records), CAPTIONS)]
+
+
+def preview_captions(settings: StageSettings, records: RecordSource) -> list[str]:
+    """Return the captions of the pictures that the stage's preview draws."""
+    if settings.relay:
+        return [record["caption"] for record in itertools.islice(readable(records), IMAGES)]
+    return preview_prompts(settings, records)
 
 
 def base_preview(cascade: Cascade, settings: StageSettings, records: RecordSource) -> Preview:
@@ -48,7 +56,7 @@ def relay_preview(cascade: Cascade, settings: StageSettings, records: RecordSour
     The steps are the images shrunk to half and enlarged, the autoencoder's round trip of these, the
     relay's results, and the originals.
     """
-    some, side = list(itertools.islice(readable(records), 6)), settings.data.whole_side
+    some, side = list(itertools.islice(readable(records), IMAGES)), settings.data.whole_side
     real, captions = first_images(some, side, len(some)), [record["caption"] for record in some]
     keys = jax.vmap(jax.random.key)(jnp.arange(len(some)))
     low_pixels = up2(down2(to_pixels(jnp.asarray(real))))

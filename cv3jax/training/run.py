@@ -48,9 +48,9 @@ class Kind(NamedTuple):
     resumable: tuple[str, ...]  # fields that may change when it is resumed
     folder: str  # under the workdir, that the stage's `export` writes
     origin: str  # what is trained and where it comes from, for people
-    # whether it makes a small file that changes a trained stage: the file is written with every
-    # checkpoint, and the first preview shows the stage as it was
-    adapts: bool = False
+    # where it adapts a trained stage by a small file, which is then written with every checkpoint:
+    # (stage, directory) → `Work.before`
+    before: Callable[[Any, Path], Callable[[Any], Any]] | None = None
 
 
 def run(
@@ -119,7 +119,8 @@ def run(
             assess=assess,
             export=lambda ema: publish(stage, ema, workdir, kind.folder),
             compile=stage.compile,
-            adapts=kind.adapts,
+            before=kind.before and kind.before(stage, workdir / "previews"),
+            exports_all=kind.before is not None,
         )
         kept = record(asked, resumed, stage.cascade)
         state, seconds = train_loop(work, workdir, state, cadence, kept, resume_from=resume_from)

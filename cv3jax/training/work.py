@@ -63,6 +63,8 @@ class Work:
     assess: Assess | None = None  # what evaluations measure
     export: Callable[[Any], Any] | None = None  # (ema) → the cascade on disk
     compile: Callable[[], None] | None = None  # compiles what `step` calls, before the first step
-    # every checkpoint has its export, and a preview precedes the first step
-    adapts: bool = False
+    # (ema, None where it is not at hand) → a preview of what is trained as it was before, or None
+    # where there is one already
+    before: Callable[[Any], Any] | None = None
+    exports_all: bool = False  # whether every checkpoint has its export
     rate: str = "optim.lr"  # the recipe's field with the learning rate

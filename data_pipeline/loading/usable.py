@@ -15,8 +15,8 @@ def usable(source: Sequence, min_side: int) -> Sequence[int]:
     """Return the indices of records whose shorter side has at least `min_side` pixels, in order.
 
     All records are returned where `min_side` is 0. A smaller picture would be enlarged, and a model
-    would learn to draw enlarged pictures. The first call for a dataset says on stderr how
-    many are left out.
+    would learn to draw enlarged pictures. The first call for a dataset says on stderr how many are
+    left out.
 
     Raises:
         InputError: no record is large enough, or the sizes of the records cannot be read.
@@ -38,6 +38,7 @@ def usable(source: Sequence, min_side: int) -> Sequence[int]:
             f" side has less than min_side = {min_side} pixels"
         )
         if line not in _said:
-            _said.add(line)
             say(line)
+        if hasattr(source, "name"):
+            _said.add(line)
     return large

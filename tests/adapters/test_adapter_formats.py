@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from cv3jax.adapters import formats, naming
 from cv3jax.adapters.adapter import DIFFUSERS
 from cv3jax.adapters.naming import SIZES, of_diffusers, with_dots
+from data_pipeline.io.errors import InputError
 
 FORMATS = ("native", "kohya", "diffusers", "peft")
 KINDS = {
@@ -38,6 +39,17 @@ def test_a_round_trip_keeps_every_bit(format, kind, tmp_path):
     assert adapters.same(ours, back) == []
     formats.write(tmp_path / "native", back, "native")
     assert adapters.same(ours, formats.read(tmp_path / "native")) == []
+
+
+@pytest.mark.parametrize("begun", ["checkpoints", "features"])
+def test_a_run_without_an_adapter_yet_is_named_so(begun, tmp_path):
+    (tmp_path / "w" / begun).mkdir(parents=True)
+    with pytest.raises(InputError) as e:
+        formats.read(tmp_path / "w", "--lora w")
+    assert str(e.value) == (
+        "--lora w is a run that has no adapter yet: a fine-tune writes lora/adapter.safetensors"
+        " with every checkpoint; run its command until the first one, or give another workdir"
+    )
 
 
 def test_a_workdir_is_its_adapter(tmp_path):

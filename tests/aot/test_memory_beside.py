@@ -117,6 +117,13 @@ class Card:
         self.memory_stats = lambda: limit and {"bytes_limit": limit}
 
 
+def test_a_small_plan_has_megabytes():
+    plan = {"parameters": 20_000, "t5": 3 * 10**6}
+    said = "memory per device, MB: parameters 0.02, t5 3.00; 3.02 in all"
+    assert plan_line(plan, Card(None)) == said
+    assert plan_line(plan, Card(5 * 10**6)) == f"{said} of 5.00 that JAX takes"
+
+
 def test_a_runs_plan_names_the_encoders_and_says_what_is_too_much():
     plan = {"parameters": 10**9, "t5": 9 * 10**9, "base": 0, "activations": 2 * 10**9}
     said = "memory per device, GB: parameters 1.00, t5 9.00, activations 2.00; 12.00 in all"

@@ -214,3 +214,15 @@ def test_of_a_distillation_it_is_the_last_round(own, tmp_path, capsys):
     shutil.rmtree(last / "checkpoints")  # it has begun, and has none yet
     assert cascades.read_cascade(whole)[0] == whole / "rounds" / "9_2_steps" / "cascade"
     assert f"cv3jax: {whole} has no cascade yet" in capsys.readouterr().err
+
+
+def test_runs_one_level_below_are_named(tmp_path):
+    for name in ("base", "relay", "words"):
+        (tmp_path / "emoji" / name).mkdir(parents=True)
+    shutil.copy(PACKAGED / "cascade.json", tmp_path / "emoji" / "relay")
+    (tmp_path / "emoji" / "base" / "checkpoints" / "7").mkdir(parents=True)
+    at = tmp_path / "emoji"
+    with pytest.raises(
+        InputError, match=f"directory, such as {at}/base or {at}/relay, or the name"
+    ):
+        cascades.find_cascade(at)

@@ -18,7 +18,7 @@ COMMANDS = [
     (
         "train",
         "--config=scenes_vea --workdir {w}",
-        "unknown recipe 'scenes_vea'; give a .py file or one of base_256",
+        "unknown recipe 'scenes_vea' (nearest: scenes_vae); give a .py file or one of base_256",
     ),
     ("train", "--config=scenes_vae:small --workdir {w}", "unknown variant 'small'"),
     ("train", "--config={at}/none.py --workdir {w}", "there is no such file; give a recipe's name"),

@@ -76,6 +76,8 @@ train --config=scenes_base --workdir w --config.cascade=nope | nope is not a che
 train --config=scenes_vae --workdir w --num-processes 2 | must be given together with
 finetune --config=scenes_base --pictures . --checkpoint scenes --workdir w | trains a whole stage
 finetune --config=scenes_lora --pictures nope --checkpoint scenes --workdir w | nope is no folder
+finetune --config=scene_lora --pictures . --checkpoint x --workdir w | (nearest: scenes_lora)
+finetune --config=scenes_lora --pictures . --checkpoint scenes --workdir w | has no pictures
 finetune --config=scenes_lora --pictures . --checkpoint nope --workdir w | nope is not a checkpoint
 train --config=scenes_lora --workdir w --config.lora.rank=0 | config.lora.rank = 0
 train --config=scenes_lora --workdir w --config.lora.targets= | config.lora.targets

@@ -102,13 +102,36 @@ def test_a_number_with_a_zero_before_it_is_an_order_of_folders(folder, tmp_path)
 
 
 def test_captions_of_one_source_alone(folder, tmp_path):
-    with pytest.raises(InputError, match=r"c\.webp has no caption: there is no c\.txt beside it"):
+    with pytest.raises(InputError, match=r"2 of 4 pictures have no .txt .*c\.webp, .*d\.png;"):
         made(folder, tmp_path / "w", caption_from="txt")
     shutil.rmtree(folder / "grey cat")
     (folder / "10_my_old_dog" / "c.webp").rename(folder / "c.webp")
     home = folder.rename(tmp_path / "3_kites_of_mine")
     records = made(home, tmp_path / "w", caption_from="folder")
     assert epoch(records, 9) == {"kites of mine": 9}
+
+
+def test_the_name_of_the_folder_that_is_given_counts_where_it_says_how_often(folder, tmp_path):
+    home = (folder / "10_my_old_dog").rename(tmp_path / "10_red_teapot")
+    assert epoch(made(home, tmp_path / "w"), 10) == {"red teapot": 10}
+    put(home / "b.png", 8, "a pot")  # then it is a folder of captions
+    (home / "c.webp").unlink()
+    assert epoch(made(home, tmp_path / "w"), 1) == {"a pot": 1}
+    (home / "b.txt").unlink()
+    for name in ("2024_holiday", "10_", "teapots"):
+        home = home.rename(tmp_path / name)
+        with pytest.raises(InputError, match=r"b\.png has no caption: there is no b\.txt beside"):
+            made(home, tmp_path / "w")
+
+
+def test_of_many_pictures_without_a_caption_the_first_are_named(tmp_path):
+    for i in range(5):
+        put(tmp_path / "in" / f"{i}.png", i)
+    with pytest.raises(InputError) as e:
+        made(tmp_path / "in", tmp_path / "w")
+    assert "5 of 5 pictures have no .txt with a caption: " in str(e.value)
+    assert "2.png, …; write one beside them" in str(e.value)
+    assert "3.png" not in str(e.value)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_a_run_writes_its_adapter_and_no_cascade(trained):
     assert {x.dtype for x in arrays} == {np.dtype("float32")}
     assert figures["layers"] == len(layers)
     assert figures["parameters"] == sum(x.size for x in arrays)
-    assert len(list((workdir / "previews").glob("step_*.png"))) == 2
+    assert len(list((workdir / "previews").glob("step_*.png"))) == 3  # and before
 
 
 def test_the_header_says_what_the_adapter_is_of(trained):

@@ -244,3 +244,16 @@ def test_leave_for_a_field_that_does_not_differ_is_refused(name, tmp_path):
 def test_the_flag_takes_fields_as_the_overrides_have_them(text, fields):
     given = ["--config=a", "--workdir", "w", "--allow-changed", text]
     assert train.parser().parse_args(given).allow_changed == fields
+
+
+@pytest.mark.parametrize("name", ["stage", "init_part", "init_from"])
+def test_another_part_of_the_same_cascade_is_no_changed_content(name):
+    now = {"data.path": INPUTS["data.path"], "cascade": "of another part"}
+    apart = dataclasses.replace(asked(inputs=now, **{name: "relay"}), resumable=())
+    with pytest.raises(InputError) as e:
+        check(apart)
+    assert name in str(e.value)
+    assert "content" not in str(e.value)
+    allowed = dataclasses.replace(apart, allowed=(name,))  # then the content is compared
+    with pytest.raises(InputError, match=r"cascade \(the content of runs/vae has changed\)"):
+        check(allowed if name != "stage" else asked(inputs=now))

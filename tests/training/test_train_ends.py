@@ -94,7 +94,7 @@ def test_sigterm_ends_the_command_with_exit_0_a_checkpoint_and_a_memory_plan_bef
         # exits where the code is not 0
         cli.run_command(train.main, tiny_runs.argv("vae", workdir, *tiny_runs.MESH["vae"]))
     (said,) = before
-    assert len(re.findall(r"cv3jax: memory per device, GB: .*; \d+\.\d\d in all\n", said)) == 1
+    assert len(re.findall(r"cv3jax: memory per device, MB: .*; \d+\.\d\d in all\n", said)) == 1
     assert plans == [True] * 4
     after = capsys.readouterr().err
     assert (
