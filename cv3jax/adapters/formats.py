@@ -20,6 +20,7 @@ FORMATS: Mapping[str, Any] = dict(
 _SINGLE = (peft.WEIGHTS, "pytorch_lora_weights.safetensors")
 _OURS = ("adapter.safetensors", "lora/adapter.safetensors")  # of a fine-tune
 _BEGUN = ("checkpoints", "config.yaml", "pictures/pictures.json", "features")  # of one without it
+FILES = (*_SINGLE, *_OURS)  # in a folder that holds an adapter
 
 
 def read(path: Path, where: str | None = None, *, text_encoder: bool = True) -> Adapter:
@@ -60,8 +61,13 @@ def read_as(
     )
 
 
+def holds(folder: Path) -> bool:
+    """Return whether a folder holds an adapter."""
+    return any((folder / name).is_file() for name in FILES)
+
+
 def _file_in(folder: Path, where: str) -> Path:
-    for name in (*_SINGLE, *_OURS):
+    for name in FILES:
         if (folder / name).is_file():
             return folder / name
     if pickles := sorted(folder.glob("*.bin")):

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 
 import adapters
 import http_server
@@ -25,9 +26,12 @@ from cv3jax.checkpoints import cascades
 from cv3jax.commands import serve
 from cv3jax.models.adapters import merged as with_adapter
 from cv3jax.serving.engine import compiling
-from cv3jax.serving.engine.adapters import ParamSets
+from cv3jax.serving.engine.adapters import ParamSets, of_stage
 from cv3jax.serving.engine.lanes import STEP, TEXT
+from cv3jax.serving.engine.offer import Offer
 from cv3jax.serving.engine.opening import EngineSettings, engine_of
+from cv3jax.serving.engine.queue import Queue
+from cv3jax.serving.engine.rows import Row
 from cv3jax.serving.http import parameters
 from cv3jax.serving.http.plan import Plan, plan_generation
 from cv3jax.serving.orders import Ended
@@ -122,15 +126,68 @@ def test_units_have_rows_of_one_set_where_the_stage_s_parameters_are_read(engine
     begin = type(engine)._begin
 
     def noted(self, unit):
-        seen.append((unit.lane.kind, [row.order.loras for row in unit.rows]))
+        seen.append((unit.lane, [row.order.loras for row in unit.rows]))
         return begin(self, unit)
 
     monkeypatch.setattr(type(engine), "_begin", noted)
     orders = [rc.order(f"u{n}", rc.chain(16, 32), n, loras=SETS[n % 3]) for n in range(9)]
     drawn(engine, *orders)
-    read = [sets for kind, sets in seen if kind in (TEXT, STEP)]
-    assert all(len({*sets}) == 1 for sets in read)
-    assert max(map(len, read)) > 1
+    texts = [sets for lane, sets in seen if lane.kind == TEXT]
+    assert all(len({*sets}) == 1 for sets in texts)
+    stages = {name: one.stage for name, one in LORAS.items()}
+    steps = [
+        [of_stage(loras, lane.stage, stages) for loras in sets]
+        for lane, sets in seen
+        if lane.kind == STEP
+    ]
+    assert all(len({*sets}) == 1 for sets in steps)
+    assert max(map(len, steps)) > 1
+
+
+def test_rows_that_differ_in_the_relay_alone_share_the_base_s_steps():
+    stages = {name: one.stage for name, one in LORAS.items()}
+    offer = Offer(KNOWN, [rc.chain(16, 32)], stages)
+    queue = Queue(offer.lanes, 4, 8, 8, stages)
+    for n, deadline in enumerate((2.0, 1.0)):  # the second is more urgent, so it reads its text
+        order = rc.order(f"{n}", rc.chain(16, 32), n, loras=(("relay", 0.5 * (n + 1)),))
+        row = Row(order, lambda event: None, np.zeros(4, np.int32), offer.legs(order))
+        row.deadline = deadline
+        queue.add(row)
+        unit = queue.take(lambda lane, rows: 1.0)
+        assert (unit.lane.kind, len(unit.rows)) == (TEXT, 1)
+        queue.moved(unit, lambda row: None)
+    seen = {}
+    while len(queue):
+        unit = queue.take(lambda lane, rows: 1.0)
+        seen.setdefault((unit.lane.kind, unit.lane.stage), []).append(len(unit.rows))
+
+        def advance(row):
+            row.done += 1
+            if row.done == row.leg.units and row.at < len(row.legs) - 1:
+                row.at, row.done = row.at + 1, 0
+
+        over = {row.order.id for row in unit.rows if row.at == len(row.legs) - 1}
+        queue.moved(unit, advance)
+        for row in unit.rows:
+            if row.order.id in over:
+                queue.remove(row)
+    assert {*seen[STEP, "base"]} == {2}
+    assert {*seen[STEP, "relay"]} == {1}
+
+
+def test_the_seconds_of_merging_are_counted_while_they_are_due(cascade):
+    sets = ParamSets(cascade, LORAS, 2)
+    sets.compile()
+    assert sets.missing(SETS[1]) == 0  # nothing is measured yet
+    sets.reserve()
+    assert sets.seconds.keys() == {"base", "relay"}
+    assert sets.missing(()) == 0
+    whole = tuple((name, 0.75) for name in LORAS)
+    assert sets.missing(whole) == pytest.approx(sum(sets.seconds.values()))
+    sets.merge(("base", "vae"), whole)
+    assert sets.missing(whole) == pytest.approx(sets.seconds["relay"])
+    sets.merge(("relay",), whole)
+    assert sets.missing(whole) == 0
 
 
 def test_few_sets_are_kept_and_their_memory_is_foretold(cascade):
@@ -139,7 +196,7 @@ def test_few_sets_are_kept_and_their_memory_is_foretold(cascade):
     base = bytes_per_device(cascade.params)
     for loras in [*SETS[1:], *SETS[1:]]:
         sets.of("base", loras)
-        assert len(sets._held) <= 2
+        assert len(sets._held["base"]) <= 2
     ids = {id(leaf) for leaf in jax.tree.leaves(cascade.params)}
 
     def held() -> int:
@@ -251,18 +308,26 @@ def test_a_plan_keeps_its_adapters_and_earlier_plans_have_none(model):
     assert Plan.from_json(kept).loras == ()
 
 
-def test_a_folder_that_cannot_be_served_is_refused(folder, tmp_path):
+def test_a_folder_that_cannot_be_served_is_refused(folder, tmp_path, capsys):
     known = cascades.read_cascade("scenes")[1]
     assert [*read_folder(folder, known)] == ["sharp", "teal"]
     with pytest.raises(InputError, match="neither NAME"):
         read_folder(tmp_path, known)
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "d" / "other").mkdir(parents=True)
+    shutil.copy(folder / "teal.safetensors", tmp_path / "d" / "pytorch_lora_weights.safetensors")
+    (tmp_path / "w" / "lora").mkdir(parents=True)
+    shutil.copy(folder / "teal.safetensors", tmp_path / "w" / "lora" / "adapter.safetensors")
+    capsys.readouterr()
+    assert [*read_folder(tmp_path, known)] == ["d", "w"]
+    assert capsys.readouterr().err.endswith("no adapter, and left out: notes.txt\n")
     formats.write(tmp_path / "a.safetensors", adapters.adapter(), "native")
     with pytest.raises(InputError, match=r"a.safetensors was made for another model"):
         read_folder(tmp_path, known)
 
 
 def test_a_failing_merge_fails_its_own_orders_alone(engine, monkeypatch):
-    def fails(self, loras):
+    def fails(self, stage, loras):
         raise RuntimeError("RESOURCE_EXHAUSTED: of the test")
 
     monkeypatch.setattr(ParamSets, "_merged", fails)

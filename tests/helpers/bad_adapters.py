@@ -128,7 +128,7 @@ CASES: dict[str, Case] = {
     "header cut": written(WHOLE[:50], "a.safetensors", "its header has"),
     "longer": written(WHOLE + b"x" * 9, "a.safetensors", "is damaged or not a safetensors file"),
     "huge header": written(struct.pack("<Q", 2**60), "a.safetensors", "its header has"),
-    "no JSON": written(struct.pack("<Q", 4) + b"abcd", "a.safetensors", "does not begin with a header"),
+    "no JSON": written(struct.pack("<Q", 4) + b"abcd", "a.safetensors", "does not begin with a"),
     "nested header": written(
         struct.pack("<Q", 20_000) + b'{"a":' * 4000, "a.safetensors", "damaged or not a safe"
     ),

@@ -57,6 +57,12 @@ class HollowStore:
             return (np.zeros((len(seeds), *shape), np.uint8),)
         return (np.zeros((len(seeds), 1, 1, 3), np.uint8),)
 
+    def merge(self, lane: Lane, loras) -> None:
+        pass
+
+    def merging(self, loras) -> float:
+        return 0.0
+
     def written(self, lane: Lane) -> dict:
         return {}
 

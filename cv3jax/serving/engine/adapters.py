@@ -7,7 +7,8 @@ matrices as arguments, padded to one rank.
 """
 
 import collections
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -50,7 +51,10 @@ class ParamSets:
                 for path, node in trees.leaves_of(tree).items()
             }
         self._programs: dict[Any, Any] = {}
-        self._held: collections.OrderedDict[LoraSet, dict[str, Any]] = collections.OrderedDict()
+        self._held: dict[str, collections.OrderedDict[LoraSet, Any]] = {
+            stage: collections.OrderedDict() for stage in self.ranks
+        }
+        self.seconds: dict[str, float] = {}  # of a merge, by stage, after `reserve`
 
     @property
     def nbytes(self) -> int:
@@ -75,39 +79,63 @@ class ParamSets:
 
         So what is free afterwards, on the devices, is free for everything else.
         """
-        for number in range(self._keep):
-            everything = tuple((name, float(number)) for name in self._leaves)
-            self._held[everything] = self._merged(everything)
-        jax.block_until_ready(list(self._held.values()))
+        for stage in self.ranks:
+            for number in range(self._keep):
+                everything = tuple((name, float(number)) for name in self._leaves)
+                self.merge((stage,), everything)
 
     def of(self, part: str, loras: LoraSet) -> Any:
-        """Return the parameters of a part with a set of adapters; without any, the cascade's."""
-        if not loras or part not in self.ranks:
+        """Return the parameters of a part with a set of adapters; without its own, the cascade's.
+
+        Sets that differ only in the adapters of other stages have the same parameters here.
+        """
+        if not (own := of_stage(loras, part, self.stages)):
             return self._params[part]
-        if loras in self._held:
-            self._held.move_to_end(loras)
+        held = self._held[part]
+        if own in held:
+            held.move_to_end(own)
         else:
-            while len(self._held) >= self._keep:  # before the next one takes memory
-                self._held.popitem(last=False)
-            self._held[loras] = self._merged(loras)
-        return self._held[loras].get(part, self._params[part])
+            while len(held) >= self._keep:  # before the next one takes memory
+                held.popitem(last=False)
+            held[own] = self._merged(part, own)
+        return held[own]
+
+    def merge(self, parts: Iterable[str], loras: LoraSet) -> None:
+        """Merge what these parts lack of a set, wait until it is done, and note the seconds."""
+        for part in parts:
+            own = of_stage(loras, part, self.stages)
+            if own and own not in self._held[part]:
+                began = time.monotonic()
+                jax.block_until_ready(self.of(part, loras))
+                self.seconds[part] = time.monotonic() - began
+
+    def missing(self, loras: LoraSet) -> float:
+        """Return the seconds that merging takes before a set can draw."""
+        return sum(
+            seconds
+            for stage, seconds in list(self.seconds.items())
+            if (own := of_stage(loras, stage, self.stages)) and own not in self._held[stage]
+        )
 
     def facts(self) -> dict[str, Any]:
         """Return what `/v1/capabilities` says of them."""
         return {"sets": self._keep, "ranks": dict(self.ranks), "bytes": self.nbytes}
 
-    def _merged(self, loras: LoraSet) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+    def _merged(self, stage: str, loras: LoraSet) -> Any:
+        params = self._params[stage]
         for name, weight in loras:
-            stage = self.stages[name]
-            params = made.get(stage, self._params[stage])
             changed = {}
             for path, node in self._leaves[name].items():
                 weighed = {**node, SCALE: node[SCALE] * np.float32(weight)}
                 kernel = trees.at(params, path)
                 changed[path] = self._programs[_key(kernel, node)](kernel, weighed)
-            made[stage] = trees.replaced(params, changed)
-        return made
+            params = trees.replaced(params, changed)
+        return params
+
+
+def of_stage(loras: LoraSet, stage: str, stages: Mapping[str, str]) -> LoraSet:
+    """Return those of a set that change this stage. stages: of each adapter, by its name."""
+    return tuple(one for one in loras if stages.get(one[0]) == stage)
 
 
 def _key(kernel: jax.Array, node: Mapping[str, np.ndarray]) -> Any:

@@ -140,7 +140,7 @@ def engine_of(
         "loras": sets.facts(),
         "lanes": lanes,
     }
-    queue = Queue(offer.lanes, batch, store.count, TEXTS * batch)
+    queue = Queue(offer.lanes, batch, store.count, TEXTS * batch, sets.stages)
     return UnitEngine(offer, store, queue, ready, estimates, cascade.tokenize, facts)
 
 

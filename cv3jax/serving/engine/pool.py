@@ -80,6 +80,14 @@ class Store:
         self._held_to_write(lane).update(changed)
         return made
 
+    def merge(self, lane: Lane, loras: LoraSet) -> None:
+        """Put adapters into the parameters that a lane reads where they are not, and wait."""
+        self._sets.merge(self.programs[lane].parts, loras)
+
+    def merging(self, loras: LoraSet) -> float:
+        """Return the seconds that merging takes before a set of adapters can draw."""
+        return self._sets.missing(loras)
+
     def overwrite(self, lane: Lane, arrays: dict[str, np.ndarray]) -> None:
         """Replace arrays that a lane's units write by these."""
         self._held_to_write(lane).update(

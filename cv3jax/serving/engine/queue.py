@@ -1,8 +1,10 @@
 """The rows in the engine, by lane, with what they hold, and which of them go next."""
 
 import bisect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
+from cv3jax.serving.engine.adapters import of_stage
 from cv3jax.serving.engine.lanes import READS_TEXT, START, STEP, TEXT, Lane, Place
 from cv3jax.serving.engine.pool import Slots
 from cv3jax.serving.engine.rows import Row
@@ -13,10 +15,10 @@ def _urgency(row: Row) -> tuple[float, int]:
     return row.urgency
 
 
-def _alike(rows: list[Row]) -> list[Row]:
-    """Return the rows with the adapters of the first one, whose parameters a unit has."""
-    loras = rows[0].order.loras
-    return [row for row in rows if row.order.loras == loras]
+def _alike(rows: list[Row], stage: str, stages: Mapping[str, str]) -> list[Row]:
+    """Return the rows with the first one's adapters of this stage, whose parameters a unit has."""
+    loras = of_stage(rows[0].order.loras, stage, stages)
+    return [row for row in rows if of_stage(row.order.loras, stage, stages) == loras]
 
 
 class Queue:
@@ -24,15 +26,22 @@ class Queue:
 
     batch: most rows in a unit. slots: of each place's pool, and the most rows that are under way
     at once. texts: slots for texts; where they run short, the least urgent rows read their text
-    again later.
+    again later. stages: the stage that each adapter changes, by its name.
     """
 
-    def __init__(self, lanes: Iterable[Lane], batch: int, slots: int, texts: int):
+    def __init__(
+        self,
+        lanes: Iterable[Lane],
+        batch: int,
+        slots: int,
+        texts: int,
+        stages: Mapping[str, str] = MappingProxyType({}),
+    ):
         """Hold no row."""
         self.rows: dict[str, Row] = {}
         self._by_lane: dict[Lane, list[Row]] = {lane: [] for lane in lanes}  # most urgent first
         self._readers: dict[Row, None] = {}  # the rows that hold a text
-        self._batch, self._most = batch, slots
+        self._batch, self._most, self._stages = batch, slots, stages
         self._texts = Slots(texts)
         self._slots = {
             Place(lane.stage, lane.size): Slots(slots) for lane in self._by_lane if lane.size
@@ -71,7 +80,7 @@ class Queue:
         seconds: of a unit of a lane with so many rows.
         """
         ready = {
-            lane: _alike(rows) if lane.kind == STEP else rows
+            lane: _alike(rows, lane.stage, self._stages) if lane.kind == STEP else rows
             for lane, rows in self._by_lane.items()
             if rows and lane.kind != TEXT
         }

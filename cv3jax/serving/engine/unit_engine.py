@@ -108,7 +108,8 @@ class UnitEngine:
             row.patience = self._estimates.alone(units, self._facts["batch"])
             row.cost = self._estimates.share(units)
             row.number, self._count = self._count, self._count + 1
-            row.deadline = time.monotonic() + SLACK * self._estimates.alone(units)
+            alone = self._estimates.alone(units) + self._store.merging(order.loras)
+            row.deadline = time.monotonic() + SLACK * alone
             self._queue.add(row)
             self._changed.notify()
 
@@ -131,7 +132,8 @@ class UnitEngine:
         with self._changed:
             longest = max(units, key=self._estimates.alone)
             deadline = time.monotonic() + SLACK * self._estimates.alone(longest)
-            return self._before(deadline) + self._estimates.alone(longest, len(orders))
+            merging = sum(map(self._store.merging, {order.loras for order in orders}))
+            return self._before(deadline) + merging + self._estimates.alone(longest, len(orders))
 
     def remaining(self, order_id: str) -> float | None:
         """Return the seconds after which an order will be done, or None for one that is over."""
@@ -139,7 +141,8 @@ class UnitEngine:
             row = self._queue.rows.get(order_id)
             if row is None:
                 return None
-            return self._before(row.deadline, row) + self._estimates.alone(row.left())
+            own = self._estimates.alone(row.left()) + self._store.merging(row.order.loras)
+            return self._before(row.deadline, row) + own
 
     def start(self) -> None:
         """Begin to draw, in a thread of its own."""
@@ -183,6 +186,7 @@ class UnitEngine:
                 self._tell()
                 continue
             try:
+                self._store.merge(unit.lane, unit.rows[0].order.loras)  # in no unit's time
                 began = time.monotonic()
                 shape, made = self._begin(unit)
                 self._tell()
