@@ -1,12 +1,13 @@
-"""Ask `cv3jax compile` whether fine-tuning the base at 512² fits one GPU, at full size.
+"""Ask `cv3jax compile` whether fine-tuning at full size fits one GPU.
 
     python benchmarks/finetune_memory.py --out benchmarks/results
     python benchmarks/finetune_memory.py --out /tmp/try --runs adapter --topologies a10g:1x1x1
 
-"adapter" is the recipe lora_base: rank 16, the base frozen in bfloat16. "whole" trains all of the
-base, by the recipe base_512 with adafactor and 32 images an update. The programs are those of a
-run: the update, the encoders, and the sampler of four previews. A preview draws with the arrays
-that the run holds, so that the sampler's parameters are counted once.
+"adapter" is the recipe lora_base: rank 16, the base frozen in bfloat16. "int8" is the same with the
+base's matrices in int8. "relay" is the recipe lora_relay at 1024². "whole" trains all of the base,
+by the recipe base_512 with adafactor and 32 images an update. The programs are those of a run: the
+update, the encoders, and the sampler of four previews. A preview draws with the arrays that the run
+holds, so that the sampler's parameters are counted once.
 
 Each compilation runs the command of this checkout in a process of its own. finetune_memory.json is
 written after each. A second call resumes with what is missing. Exits 1 if an update or the encoders
@@ -24,6 +25,8 @@ import measure
 
 RUNS = {
     "adapter": ("lora_base",),
+    "int8": ("lora_base", "--config.lora.base_dtype=int8"),
+    "relay": ("lora_relay",),
     "whole": (
         "base_512",
         "--config.optim.kind=adafactor",
@@ -36,6 +39,12 @@ CELLS = (
     ("adapter", "rtx4090:1x1x1", STEPS),
     ("adapter", "a10g:1x1x1", ("train",)),  # the other programs are nearly those of the RTX 4090
     ("adapter", "h100:1x1x1", ("train",)),
+    ("int8", "rtx4090:1x1x1", ("train", "encode")),
+    ("int8", "a10g:1x1x1", ("train",)),
+    ("int8", "h100:1x1x1", ("train",)),
+    ("relay", "rtx4090:1x1x1", ("train", "encode")),
+    ("relay", "a10g:1x1x1", ("train",)),
+    ("relay", "h100:1x1x1", ("train",)),
     ("whole", "h100:1x1x1", ("train", "encode")),
 )
 PREVIEWS = ("--config.batch.size=4", "--config.batch.per_device=4")
