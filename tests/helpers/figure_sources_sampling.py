@@ -121,6 +121,12 @@ def finetune_memory() -> Iterator[Saying]:
     held = [each["argument_bytes_per_chip"] / 1e9 for each in (int8, plain)]
     yield where, f"Int8 saves {saved:.1f} GB of the program"
     yield where, f"of `train` have {held[0]:.2f} GB instead of {held[1]:.2f} GB"
+    whole, moments = (found[f"{run} h100:1x1x1 train"] for run in ("whole", "moments"))
+    more = (moments["argument_bytes_per_chip"] - whole["argument_bytes_per_chip"]) / 1e9
+    left = (moments["usable_bytes"] - moments["total_bytes_per_chip"]) / 1e9
+    yield where, f"Its state has {more:.1f} GB more, and it leaves {left:.1f} GB of an H100"
+    host = moments["host_peak_bytes"] / 1e9
+    yield where, f"XLA took {moments['compile_seconds']:.0f} s and {host:.1f} GB of the host"
     guide = "docs/guides/finetune.md"
     yield guide, f"needs {most('int8'):.1f} GB instead of {most('adapter'):.1f} GB"
     yield guide, f"needs {most('relay'):.1f} GB of an RTX 4090"
