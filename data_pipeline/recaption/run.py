@@ -5,6 +5,7 @@ import collections
 import contextlib
 import dataclasses
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def recaption(
     source, out, limit = open_records(data), Path(out).absolute(), settings.limit
     replaces = overwrite or (retry_failed and (out / REPORT).is_file())
     if limit is None:
-        if out.resolve() == Path(data).resolve():
+        if os.path.realpath(out) == os.path.realpath(data):
             raise InputError(f"--out {out} is the dataset itself; give another directory")
         check_replaceable(out, replaces)
     count = min(len(source), limit or len(source))
