@@ -49,7 +49,7 @@ CELLS = (
     ("int8", "rtx4090:1x1x1", ("train", "encode")),
     ("int8", "a10g:1x1x1", ("train",)),
     ("int8", "h100:1x1x1", ("train",)),
-    ("relay", "rtx4090:1x1x1", ("train", "encode")),
+    ("relay", "rtx4090:1x1x1", STEPS),
     ("relay", "a10g:1x1x1", ("train",)),
     ("relay", "h100:1x1x1", ("train",)),
     ("whole", "h100:1x1x1", ("train", "encode")),
