@@ -98,7 +98,8 @@ def finetune_memory() -> Iterator[Saying]:
             drawn = each["peak_bytes_per_chip"] - each["argument_bytes_per_chip"]
             parts = (drawn, held["beside_bytes_per_chip"], held["argument_bytes_per_chip"])
             total = sum(parts) / 1e9
-            yield where, f"a preview of four pictures needs {total:.1f} GB"
+            said = {"adapter": "a preview of four pictures", "relay": "one by the relay"}
+            yield where, f"{said[run]} needs {total:.1f} GB"
             continue
         gb = [
             f"{each[name] / 1e9:.1f}"
