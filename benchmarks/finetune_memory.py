@@ -1,13 +1,14 @@
-"""Ask `cv3jax compile` whether fine-tuning at full size fits one GPU, the base at 512².
+"""Ask `cv3jax compile` whether fine-tuning at full size fits one GPU.
 
     python benchmarks/finetune_memory.py --out benchmarks/results
     python benchmarks/finetune_memory.py --out /tmp/try --runs adapter --topologies a10g:1x1x1
 
-"adapter" is the recipe lora_base: rank 16, the base frozen in bfloat16, which "int8" holds in int8.
-"relay" is the recipe lora_relay at 1024². "whole" trains all of the
-base, by the recipe base_512 with adafactor and 32 images an update. The programs are those of a
-run: the update, the encoders, and the sampler of four previews. A preview draws with the arrays
-that the run holds, so that the sampler's parameters are counted once.
+"adapter" is the recipe lora_base: rank 16, the base frozen in bfloat16. "int8" is the same with the
+base's matrices in int8. "relay" is the recipe lora_relay at 1024². "whole" trains all of the base,
+by the recipe base_512 with adafactor and 32 images an update, and "moments" the same with AdamW and
+its moments in bfloat16. The programs are those of a run: the update, the encoders, and the sampler
+of four previews. A preview draws with the arrays that the run holds, so that the sampler's
+parameters are counted once.
 
 Each compilation runs the command of this checkout in a process of its own. finetune_memory.json is
 written after each. A second call resumes with what is missing. Exits 1 if an update or the encoders
@@ -33,16 +34,26 @@ RUNS = {
         "--config.batch.size=32",
         "--config.batch.per_device=8",
     ),
+    "moments": (
+        "base_512",
+        "--config.optim.moments=bfloat16",
+        "--config.batch.size=32",
+        "--config.batch.per_device=8",
+    ),
 }
 STEPS = ("train", "encode", "sample")
 CELLS = (
     ("adapter", "rtx4090:1x1x1", STEPS),
     ("adapter", "a10g:1x1x1", ("train",)),  # the other programs are nearly those of the RTX 4090
     ("adapter", "h100:1x1x1", ("train",)),
-    ("int8", "rtx4090:1x1x1", ("train",)),
+    ("int8", "rtx4090:1x1x1", ("train", "encode")),
+    ("int8", "a10g:1x1x1", ("train",)),
+    ("int8", "h100:1x1x1", ("train",)),
     ("relay", "rtx4090:1x1x1", STEPS),
+    ("relay", "a10g:1x1x1", ("train",)),
     ("relay", "h100:1x1x1", ("train",)),
     ("whole", "h100:1x1x1", ("train", "encode")),
+    ("moments", "h100:1x1x1", ("train",)),
 )
 PREVIEWS = ("--config.batch.size=4", "--config.batch.per_device=4")
 COLUMNS = (

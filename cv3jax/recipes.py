@@ -112,9 +112,17 @@ def variants(name: str) -> tuple[str, ...]:
 
 
 def fields_called(name: str) -> list[str]:
-    """Return the fields of a stage's recipe with that last name: "lr" → ["optim.lr"]."""
-    config = importlib.import_module("cv3jax.configs.common").stage_config()
-    return [field for field in leaves(to_json(config)) if field.rpartition(".")[2] == name]
+    """Return the fields of a stage's recipe with that last name: "lr" → ["optim.lr"].
+
+    Where there is none, they are those of an adapter's recipe: "rank" → ["lora.rank"].
+    """
+    common = importlib.import_module("cv3jax.configs.common")
+
+    def called(config: ConfigDict) -> list[str]:
+        return [field for field in leaves(to_json(config)) if field.rpartition(".")[2] == name]
+
+    stage = common.stage_config()
+    return called(stage) or called(common.adapt(stage, rank=1, lr=1.0, steps=1))
 
 
 def locate(spec: str) -> str:
@@ -217,6 +225,8 @@ def _check_overrides(config: ConfigDict, spec: str, overrides: list[str]) -> Non
                 kind(value)
             except ValueError as e:
                 raise InputError(f"--config.{name}={value}: must be of type {kind.__name__}") from e
+        if kind is bool and value.lower() not in ("true", "t", "1", "false", "f", "0", ""):
+            raise InputError(f"--config.{name}={value}: must be True or False")
 
 
 def nearest(name: str, known: list[str]) -> str:

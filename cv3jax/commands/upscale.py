@@ -4,6 +4,7 @@ Each becomes a PNG of 2, 4, 8 or 16 times its height and width.
 """
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -118,11 +119,12 @@ def check_flags(args: argparse.Namespace) -> None:
     names = [path.stem for path in args.image]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"--image: two pictures are called {twice[0]}; rename one of them")
-    given = {path.resolve() for path in args.image}
-    for name in names:
-        if (target := args.out / f"{name}_x{args.factor}.png").resolve() in given:
-            raise InputError(f"--out {args.out}: the result {target.name} would replace an --image")
     check_directory(args.out, "--out")
+    given = {os.path.realpath(path) for path in args.image}
+    for name in names:
+        target = args.out / f"{name}_x{args.factor}.png"
+        if os.path.realpath(target) in given:
+            raise InputError(f"--out {args.out}: the result {target.name} would replace an --image")
     check_json(args.json)
 
 

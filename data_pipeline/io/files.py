@@ -1,6 +1,7 @@
 """Checks whether a file can be written, and writing files whole or not at all."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -59,10 +60,16 @@ def check_directory(path: Path, flag: str, *, renamed: bool = False) -> None:
     renamed: a finished directory is to be renamed to `path`, so its parent must be writable.
 
     Raises:
-        InputError: a file is in the way, no directory can be made there, or the path is too long.
+        InputError: a file or a loop of links is in the way, no directory can be made there, or the
+            path is too long.
         OSError: the disk is full or failing.
     """
     check_length(path, flag)
+    try:
+        path.stat()
+    except OSError as e:
+        if e.errno == errno.ELOOP:
+            raise InputError(f"{flag} {path}: {e.strerror}; give another path") from e
     places = [*path.absolute().parents] if renamed else [path, *path.absolute().parents]
     nearest = next(place for place in places if place.exists())
     if not nearest.is_dir():

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,7 +89,7 @@ def recaption(
         if not replaces and (report := parts.complete()):
             return report
     if limit is None:
-        if out.resolve() == Path(data).resolve():
+        if os.path.realpath(out) == os.path.realpath(data):
             raise InputError(f"--out {out} is the dataset itself; give another directory")
         check_replaceable(out, replaces)
     if parts and parts.begin(replaces, retry_failed):

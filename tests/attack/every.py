@@ -68,6 +68,12 @@ TABLES = {
         "serving/test_http_journal_damage.py",
     ],
     "what commands keep": ["system/test_kept_files.py", "io/test_kept_fields.py"],
+    "adapters": [
+        "adapters/test_adapters_bad.py",
+        "adapters/test_adapters_hostile.py",
+        "adapters/test_lora_flags.py",
+    ],
+    "fine-tuning": ["lora/test_finetune_hostile.py"],
     "failing disks": ["system/test_faults_disks.py", "builder/test_machine_errors.py"],
 }
 FUZZERS = ("tars", "parquets", "descriptions", "settings")

@@ -156,6 +156,21 @@ COMMANDS = [
     ("data", "scenes --num 0 --out {w}", "num = 0"),
     ("data", "scenes --num 1 --size 4 --out {w}", "size = 4"),
     ("data", "scenes --num 1 --out {at}/file", "is a file"),
+    *(
+        (command, line, "Too many levels of symbolic links; give another path")
+        for command, line in (
+            ("train", "--config=scenes_vae:tiny --workdir {at}/loop --config.data.path={scenes}"),
+            ("sample", "--checkpoint {base} --prompt x --out {at}/loop"),
+            ("quickstart", "--workdir {at}/loop"),
+        )
+    ),
+    *(
+        ("data", f"{line} --out {{at}}/loop", "is a link; give the directory that it points to")
+        for line in (
+            "scenes --num 1",
+            "recaption --input {scenes} --endpoint http://127.0.0.1:9 --model x",
+        )
+    ),
 ]
 
 

@@ -98,7 +98,8 @@ def finetune_memory() -> Iterator[Saying]:
             drawn = each["peak_bytes_per_chip"] - each["argument_bytes_per_chip"]
             parts = (drawn, held["beside_bytes_per_chip"], held["argument_bytes_per_chip"])
             total = sum(parts) / 1e9
-            yield where, f"a preview of four pictures needs {total:.1f} GB"
+            said = {"adapter": "a preview of four pictures", "relay": "one by the relay"}
+            yield where, f"{said[run]} needs {total:.1f} GB"
             continue
         gb = [
             f"{each[name] / 1e9:.1f}"
@@ -111,6 +112,25 @@ def finetune_memory() -> Iterator[Saying]:
         ]
         fits = "yes" if each["fits"] else "no"
         yield where, row(run, cards[topology], gb[0], f"`{step}`", *gb[1:], fits)
+
+    def most(run: str) -> float:
+        steps = (found[f"{run} rtx4090:1x1x1 {step}"] for step in ("train", "encode"))
+        return max(each["total_bytes_per_chip"] for each in steps) / 1e9
+
+    plain, int8 = (found[f"{run} rtx4090:1x1x1 train"] for run in ("adapter", "int8"))
+    saved = (plain["peak_bytes_per_chip"] - int8["peak_bytes_per_chip"]) / 1e9
+    held = [each["argument_bytes_per_chip"] / 1e9 for each in (int8, plain)]
+    yield where, f"Int8 saves {saved:.1f} GB of the program"
+    yield where, f"of `train` have {held[0]:.2f} GB instead of {held[1]:.2f} GB"
+    whole, moments = (found[f"{run} h100:1x1x1 train"] for run in ("whole", "moments"))
+    more = (moments["argument_bytes_per_chip"] - whole["argument_bytes_per_chip"]) / 1e9
+    left = (moments["usable_bytes"] - moments["total_bytes_per_chip"]) / 1e9
+    yield where, f"Its state has {more:.1f} GB more, and it leaves {left:.1f} GB of an H100"
+    host = moments["host_peak_bytes"] / 1e9
+    yield where, f"XLA took {moments['compile_seconds']:.0f} s and {host:.1f} GB of the host"
+    guide = "docs/guides/finetune.md"
+    yield guide, f"needs {most('int8'):.1f} GB instead of {most('adapter'):.1f} GB"
+    yield guide, f"needs {most('relay'):.1f} GB of an RTX 4090"
 
 
 def expansion() -> Iterator[Saying]:

@@ -74,15 +74,16 @@ def test_a_distillation_s_cost_is_that_of_its_page(name):
     assert said in docstring(name)
 
 
-def test_an_adapter_s_memory_is_the_compile_report_s():
+@pytest.mark.parametrize(("name", "run"), [("lora_base", "adapter"), ("lora_relay", "relay")])
+def test_an_adapter_s_memory_is_the_compile_report_s(name, run):
     kept = result("finetune_memory")["results"]
-    steps = [kept[f"adapter rtx4090:1x1x1 {step}"] for step in ("train", "encode")]
+    steps = [kept[f"{run} rtx4090:1x1x1 {step}"] for step in ("train", "encode")]
     memory = max(one["peak_bytes_per_chip"] + one["beside_bytes_per_chip"] for one in steps)
     said = (
         f"Cost on rtx4090:1x1x1, by `cv3jax compile` (docs/scale/compile.md): {memory / 1e9:.1f} GB"
         f" of {steps[0]['capacity_bytes'] / 1e9:.0f}, with the encoders."
     )
-    assert said in docstring("lora_base")
+    assert said in docstring(name)
 
 
 def test_every_full_size_recipe_names_its_cost_and_what_to_expect():
