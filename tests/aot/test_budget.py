@@ -1,6 +1,7 @@
 """Test `cv3jax plan`: costs from reports and from traced programs, and its table."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from cv3jax.distillation.parsing import parse_recipe
 from data_pipeline.io.errors import InputError
 
 NAME = "base_256"
+ROOT = Path(__file__).parents[2]
 
 
 def report(step="train", **changes):
@@ -173,3 +175,13 @@ def test_the_command_prints_the_table_and_its_figures(tmp_path, capsys):
 def test_wrong_flags_are_one_line(flags, said):
     with pytest.raises(InputError, match=said):
         plan.main(flags.split())
+
+
+def test_the_book_s_tables_are_those_of_the_command(capsys):
+    argv = ["--topology", "v5e:16x16", "--topology", "h100:1x8x1", "--price", "0.6"]
+    argv += ["--price", "2.5", "--reports", str(ROOT / "benchmarks/results/compile_time.json")]
+    plan.main([*argv, "--recipes", *plan.STAGES])
+    shown = [line for line in capsys.readouterr().out.splitlines() if line]
+    book = (ROOT / "docs" / "scale" / "compile.md").read_text().splitlines()
+    assert len(shown) == 24
+    assert [line for line in shown if line not in book] == []
