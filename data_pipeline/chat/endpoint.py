@@ -136,12 +136,13 @@ class Endpoint:
             "Content-Type": "application/json",
             "Accept": "application/json",
             "Accept-Encoding": "identity",
+            "User-Agent": "cv3jax",  # without one, some gateways refuse a request
         }
         self._headers = headers if key is None else {**headers, "Authorization": f"Bearer {key}"}
         self._tls = httpx.create_ssl_context(trust_env=False)
         self._room = asyncio.Semaphore(connections)
-        self._clients: list[httpx.AsyncClient] = []
-        self._idle: list[httpx.AsyncClient] = []  # the last one used is the next one taken
+        self._clients: list[httpx.AsyncHTTPTransport] = []
+        self._idle: list[httpx.AsyncHTTPTransport] = []  # the last one used is the next one taken
         self._to = base.copy_with(path=base.path.rstrip("/") + "/chat/completions")
 
     async def __aenter__(self) -> "Endpoint":
@@ -150,8 +151,9 @@ class Endpoint:
 
     async def __aexit__(self, kind, value, traceback) -> None:
         """Close the connections."""
-        for client in self._clients:
-            await client.aclose()
+        async with contextlib.AsyncExitStack() as stack:  # all, also where one fails
+            for client in self._clients:
+                stack.push_async_callback(client.aclose)
 
     async def ask(self, request: dict[str, Any], *, identity: str, last: bool) -> Reply:
         """Send one request, once.
@@ -209,7 +211,7 @@ class Endpoint:
             return response.status_code, response.headers, body
 
     @contextlib.asynccontextmanager
-    async def _connection(self) -> AsyncIterator[httpx.AsyncClient]:
+    async def _connection(self) -> AsyncIterator[httpx.AsyncHTTPTransport]:
         """Yield a client with one connection, which no other request has meanwhile.
 
         A client with many connections looks at all of them for each request, which costs more than
@@ -230,8 +232,12 @@ class Endpoint:
                 self._clients.append(client)
             try:
                 yield client
-            finally:
-                self._idle.append(client)
+            except BaseException:
+                # a request that was cancelled may leave a connection that answers no other one
+                self._clients.remove(client)
+                await client.aclose()
+                raise
+            self._idle.append(client)
 
     def _failure(self, status: int, headers: httpx.Headers, body: bytes) -> Failure:
         message, code = answers.error_of(body, self._secret)

@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.chat.answers import RETRYABLE
 from data_pipeline.io import locks
 from data_pipeline.io.bounded_json import load_json
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.files import json_bytes, replacing
 from data_pipeline.io.shares import Share
 from data_pipeline.io.staging import replace_directory
+from data_pipeline.recaption import journal
 from data_pipeline.recaption.output import REPORT
 from data_pipeline.recaption.summary import merged
 from data_pipeline.records.array_records import (
@@ -28,11 +30,17 @@ from data_pipeline.records.array_records import (
     describe,
     shard_name,
 )
+from data_pipeline.records.digest import dataset_content
 from data_pipeline.records.records import ABOUT, FEATURES, NAME, Record, RecordSource
 from data_pipeline.records.sizes import sizes_of, write_sizes
 
 _JOB = "job.json"
-_OWN = re.compile(rf"{NAME}-.*\.array_record-.*|(job|part_\d+)\.json(\.tmp.*)?|part_\d+\.writing")
+# the last four are of a process that was killed while it published
+_OWN = re.compile(
+    rf"{NAME}-.*\.array_record-.*|(job|part_\d+)\.json(\.tmp.*)?|part_\d+\.writing"
+    rf"|dataset_info\.json.*|features\.json.*|sizes\.npy.*|{re.escape(REPORT)}"
+)
+_OF_PARTS = re.compile(r"(job|part_\d+)\.json|part_\d+\.writing")
 
 
 def own_rows(lengths: tuple[int, ...], share: Share) -> dict[int, range]:
@@ -50,17 +58,27 @@ def journal_folder(out: Path, share: Share) -> Path:
     """
     folder = out.with_name(f"{out.name}.recaption")
     name = "" if share.count == 1 else f"part_{share.index}_of_{share.count}"
-    counts = {1} if (folder / "journal.jsonl").exists() else set()
+    counts = {1} if _has_answers(folder) else set()
     for place in folder.glob("part_*_of_*") if folder.is_dir() else ():
-        if found := re.fullmatch(r"part_\d+_of_(\d{1,6})", place.name, re.ASCII):
+        found = re.fullmatch(r"part_\d+_of_(\d{1,6})", place.name, re.ASCII)
+        if found and _has_answers(place):
             counts.add(int(found[1]))
     if others := sorted(counts - {share.count}):
         advice = "leave --part out" if others[0] == 1 else f"give --part I/{others[0]}"
         raise InputError(
-            f"{folder} has answers for --out {out} in {others[0]} parts, not {share.count};"
-            f" {advice}, or another --out"
+            f"{folder} has answers of {counted(others[0], 'part')}, not {share.count}; {advice}, or"
+            " another --out"
         )
     return folder / name
+
+
+def _has_answers(folder: Path) -> bool:
+    """Return whether the journal in a folder has more than the line of what is asked."""
+    path = folder / journal.NAME
+    if not path.is_file():
+        return False
+    with path.open("rb") as lines:
+        return bool(lines.readline() and lines.readline())
 
 
 class Parts:
@@ -68,6 +86,7 @@ class Parts:
 
     Args:
         out: the dataset's directory, which appears when all parts are done.
+        data: the input's directory.
         source: the input.
         share: the share of this process.
         asked: what the answers depend on; all parts must have the same.
@@ -76,9 +95,12 @@ class Parts:
         InputError: there are fewer shards than processes.
     """
 
-    def __init__(self, out: Path, source: RecordSource, share: Share, asked: dict[str, Any]):
+    def __init__(
+        self, out: Path, data: Path, source: RecordSource, share: Share, asked: dict[str, Any]
+    ):
         """Store the settings; `begin` makes the directory."""
         self.out, self.source, self.share = out, source, share
+        self._replaces, self._round = False, 0
         self.place = out.with_name(f"{out.name}.parts")
         self.rows = own_rows(source.lengths, share)
         if not self.rows:
@@ -86,7 +108,7 @@ class Parts:
                 f"--part {share.index}/{share.count}: the dataset has {len(source.lengths)} shards,"
                 " and each process takes whole ones; give at most as many parts as shards"
             )
-        job = {"asked": asked, "parts": share.count, "lengths": list(source.lengths)}
+        job = {"asked": asked, "parts": share.count, "data": dataset_content(data)}
         self._job = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
         self._report = self.place / f"part_{share.index}.json"
 
@@ -95,20 +117,28 @@ class Parts:
         if not (self.out / REPORT).is_file():
             return None
         report = load_json(self.out / REPORT)
-        whole = isinstance(report, dict) and report.get("job") == self._job
-        return report if whole else None
+        if not (isinstance(report, dict) and report.get("job") == self._job):
+            return None
+        for path in self.out.iterdir():  # left by a process that was killed after it published
+            if _OF_PARTS.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        return report
 
     def begin(self, replaces: bool, again: bool) -> dict[str, Any] | None:
-        """Make `OUT.parts`, and return this part's report where it is done already.
+        """Make `OUT.parts`, and return the report where this part or all of them are done already.
 
-        replaces: a dataset at `out` is replaced. again: this part is made again if it is done.
+        The process has its journal, so that no other one writes this part. replaces: a dataset at
+        `out` is replaced. again: this part is made again if it is done.
 
         Raises:
             InputError: `out` is there, or `OUT.parts` is of another job or of something else.
         """
-        check_replaceable(self.out, replaces)
+        self._replaces = replaces
         self.place.parent.mkdir(parents=True, exist_ok=True)
         with locks.wait(self._lock()):
+            if not replaces and (whole := self.complete()):
+                return whole
+            check_replaceable(self.out, replaces)
             self.place.mkdir(exist_ok=True)
             names = sorted(path.name for path in self.place.iterdir())
             if foreign := [name for name in names if not _OWN.fullmatch(name)]:
@@ -119,15 +149,16 @@ class Parts:
             if _JOB in names and load_json(self.place / _JOB) != self._job:
                 if not replaces:
                     raise InputError(
-                        f"{self.place} was begun with another model, dialogue, dataset or number of"
+                        f"{self.place} was begun with another model, dialogue, input or number of"
                         " parts; give those, another --out, or --overwrite"
                     )
                 names = [path.unlink() for path in self.place.iterdir()] and []
             if _JOB not in names:
                 with replacing(self.place / _JOB) as temporary:
                     temporary.write_bytes(json_bytes(self._job))
-            if again:
-                self._report.unlink(missing_ok=True)
+            if again and self._report.is_file():
+                self._round = self.report().get("round", 0) + 1
+                self._report.unlink()
         return self.report() if self._report.is_file() else None
 
     @contextlib.contextmanager
@@ -150,34 +181,58 @@ class Parts:
     def done(self, report: dict[str, Any]) -> None:
         """Write the report of this part, whose shards are all there."""
         with replacing(self._report) as temporary:
-            temporary.write_bytes(json_bytes(report))
+            temporary.write_bytes(json_bytes({**report, "job": self._job, "round": self._round}))
+
+    def _lacking(self) -> list[int]:
+        """Return the parts without a report of this job, or with failures that others asked again.
+
+        A round is one --retry-failed. A part whose failures may not recur belongs to the last one.
+        """
+        paths = [self.place / f"part_{i}.json" for i in range(self.share.count)]
+        found = [load_json(path) if path.is_file() else {} for path in paths]
+        found = [one if one.get("job") == self._job else {} for one in found]
+        last = max(one.get("round", 0) for one in found)
+        return [
+            i
+            for i, one in enumerate(found)
+            if not one or (one["round"] < last and not RETRYABLE.isdisjoint(one["reasons"]))
+        ]
 
     def finish(self) -> tuple[dict[str, Any] | None, list[int]]:
         """Publish the dataset where all parts are done.
 
         Returns:
             (The report of the whole dataset, or None; the parts that are not done.)
+
+        Raises:
+            InputError: no record has a new caption, or something else is at `out` now.
         """
         with locks.wait(self._lock()):
-            paths = [self.place / f"part_{i}.json" for i in range(self.share.count)]
             if not self.place.is_dir():  # another process has published it meanwhile
                 return self.complete(), []
-            if lacking := [i for i, path in enumerate(paths) if not path.is_file()]:
+            if lacking := self._lacking():
                 return None, lacking
+            check_replaceable(self.out, self._replaces)
+            paths = [self.place / f"part_{i}.json" for i in range(self.share.count)]
             report = {
                 **merged([load_json(path) for path in paths]),
                 "parts": self.share.count,
                 "job": self._job,
                 "journal": str(self.out.with_name(f"{self.out.name}.recaption")),
             }
+            del report["round"]
+            if not report["recaptioned"]:
+                raise InputError(
+                    f"no record got a new caption: {', '.join(report['reasons'])}; see all reasons"
+                    f" in the journals below {report['journal']}"
+                )
             lengths = self.source.lengths
             shards = [self.place / shard_name(NAME, k, len(lengths)) for k in range(len(lengths))]
             describe(self.place, shards, lengths, name=NAME, features=FEATURES, about=ABOUT)
             write_sizes(self.place, sizes_of(self.source))
             (self.place / REPORT).write_bytes(json_bytes(report))
             replace_directory(self.place, self.out)
-            for path in (*self.out.glob("part_*"), self.out / _JOB):
-                path.unlink(missing_ok=True)
+            self.complete()  # removes what is of the parts alone
         return report, []
 
     def _lock(self) -> Path:

@@ -85,15 +85,12 @@ def recaption(
     folder, parts = journal_folder(out, share), None
     if share.count > 1:
         _check_parts(triplets, limit)
-        parts = Parts(out, source, share, asked)
-        if not replaces and (report := parts.complete()):
-            return report
+        parts = Parts(out, Path(data), source, share, asked)
     if limit is None:
         if os.path.realpath(out) == os.path.realpath(data):
             raise InputError(f"--out {out} is the dataset itself; give another directory")
-        check_replaceable(out, replaces)
-    if parts and parts.begin(replaces, retry_failed):
-        return _finished(parts)
+        if not parts:
+            check_replaceable(out, replaces)
     rows = (
         [index for own in parts.rows.values() for index in own]
         if parts
@@ -107,6 +104,8 @@ def recaption(
     with Journal(
         folder, asked, turns=len(script.turns), retry_failed=retry_failed, overwrite=overwrite
     ) as journal:
+        if parts and (done := parts.begin(replaces, retry_failed)):
+            return done if "parts" in done else _finished(parts)
         before = journal.totals.requests
         _ask(source, rows, script, journal, settings, json.dumps(asked, sort_keys=True))
         asking_seconds = time.monotonic() - start

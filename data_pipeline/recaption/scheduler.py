@@ -70,6 +70,8 @@ class Asking:
             StoppedByServerError: it no longer answers.
             OSError: the journal cannot be written.
         """
+        if not rows:
+            return
         todo = iter(rows)
         finished = asyncio.Event()
         syncing = asyncio.create_task(self._guarded(lambda: self._sync(finished)))

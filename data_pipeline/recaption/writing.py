@@ -56,7 +56,6 @@ class Writing:
                         writer.write(self._answered(record, summary)[0])
                         bar.update()
         self._end(summary)
-        self._check(summary)
         parts.done(self.report)
 
     def _answered(self, record: Record, summary: Summary) -> tuple[Record, str]:

@@ -52,7 +52,7 @@ def ask(data, template, tmp_path):
     """Return `recaption` with the arguments of all tests, into tmp_path / "out"."""
 
     def call(server, **changes):
-        names = ("triplets", "retry_failed", "overwrite", "share")
+        names = ("data", "triplets", "retry_failed", "overwrite", "share")
         given = {name: changes.pop(name) for name in names if name in changes}
         settings = RecaptionSettings(
             endpoint=getattr(server, "url", server),
@@ -65,7 +65,7 @@ def ask(data, template, tmp_path):
             backoff=0.001,
         )
         return recaption(
-            data,
+            given.pop("data", data),
             tmp_path / "out",
             dataclasses.replace(settings, **changes),
             **given,

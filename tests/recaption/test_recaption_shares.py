@@ -3,6 +3,7 @@
 import collections
 import json
 import os
+import shutil
 
 import pytest
 from caption_answers import KEY, MODEL
@@ -13,10 +14,11 @@ from data_pipeline.chat import rate_limit
 from data_pipeline.chat.endpoint import StoppedByServerError
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.shares import Share, given_share, parse_share
+from data_pipeline.recaption import parts
 from data_pipeline.recaption.command import command, parser
 from data_pipeline.recaption.journal import Journal
-from data_pipeline.recaption.output import REPORT
-from data_pipeline.records.records import open_records
+from data_pipeline.recaption.output import REPORT, SameShards
+from data_pipeline.records.records import RecordWriter, open_records
 
 LENGTHS = (11, 10, 10)
 
@@ -114,9 +116,9 @@ def test_jobs_that_do_not_fit_are_refused(ask, tmp_path):
             with pytest.raises(InputError, match=r"--(limit|triplets) and --part"):
                 ask(server, share=Share(0, 2), **changes)
         ask(server, share=Share(0, 2))
-        with pytest.raises(InputError, match=r"in 2 parts, not 3; give --part I/2"):
+        with pytest.raises(InputError, match=r"answers of 2 parts, not 3; give --part I/2"):
             ask(server, share=Share(0, 3))
-        with pytest.raises(InputError, match=r"in 2 parts, not 1; give --part I/2"):
+        with pytest.raises(InputError, match=r"answers of 2 parts, not 1; give --part I/2"):
             ask(server)
         with pytest.raises(InputError, match=r"was begun with another model"):
             ask(server, share=Share(1, 2), model="other")
@@ -133,6 +135,122 @@ def test_a_part_is_made_by_one_process_at_a_time(ask, tmp_path):
         pytest.raises(InputError, match="in use by another process"),
     ):
         ask(server, share=Share(0, 2))
+
+
+@pytest.mark.parametrize("step", ["describe", "write_sizes", "replace_directory"])
+def test_a_kill_while_the_dataset_is_published_is_made_up_for(ask, step, tmp_path, monkeypatch):
+    class KilledError(BaseException):
+        pass
+
+    own = getattr(parts, step)
+
+    def killed(*args, **options):
+        if step != "replace_directory":
+            own(*args, **options)
+        raise KilledError
+
+    with CaptionServer() as server:
+        ask(server, share=Share(0, 2))
+        with monkeypatch.context() as patched:
+            patched.setattr(parts, step, killed)
+            with pytest.raises(KilledError):
+                ask(server, share=Share(1, 2))
+        assert not (tmp_path / "out").exists()
+        sent = len(server.seen)
+        report = ask(server, share=Share(0, 2))
+        assert len(server.seen) == sent
+    assert report["parts"] == 2
+    assert all(record["recaption"] for record in open_records(tmp_path / "out"))
+
+
+def test_what_a_kill_after_the_rename_leaves_is_removed(ask, tmp_path):
+    with CaptionServer() as server:
+        for i in range(2):
+            report = ask(server, share=Share(i, 2))
+        for name in ("job.json", "part_0.json", "part_1.writing"):
+            (tmp_path / "out" / name).write_text("{}")
+        assert ask(server, share=Share(1, 2)) == report
+    assert not [*(tmp_path / "out").glob("part_*"), *(tmp_path / "out").glob("job.json")]
+
+
+def test_parts_of_other_records_are_not_one_dataset(ask, data, tmp_path):
+    other = tmp_path / "other"
+    with RecordWriter(other, shards=3) as writer:
+        for record in reversed(list(open_records(data))):
+            writer.write(record)
+    assert open_records(other).lengths == open_records(data).lengths
+    with CaptionServer() as server:
+        ask(server, share=Share(0, 2))
+        with pytest.raises(InputError, match="another model, dialogue, input or number of parts"):
+            ask(server, share=Share(1, 2), data=other)
+        ask(server, share=Share(1, 2))
+        with pytest.raises(InputError, match="already holds records"):
+            ask(server, share=Share(1, 2), data=other)
+
+
+def test_a_part_without_any_caption_is_done_too(ask, tmp_path):
+    with CaptionServer(lambda r, t, a: "refusal" if r % 3 == 1 else "ok") as server:
+        assert ask(server, share=Share(1, 2))["recaptioned"] == 0
+        report = ask(server, share=Share(0, 2))
+    assert (report["recaptioned"], report["reasons"]) == (21, {"refused": 10})
+    assert open_records(tmp_path / "out").lengths == LENGTHS
+
+
+def test_a_dataset_without_any_caption_is_refused(ask, tmp_path):
+    with CaptionServer(lambda r, t, a: "refusal") as server:
+        ask(server, share=Share(1, 2))
+        with pytest.raises(InputError, match="no record got a new caption: refused"):
+            ask(server, share=Share(0, 2))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_share_of_empty_shards_is_done_at_once(ask, data, tmp_path):
+    few = tmp_path / "few"
+    with SameShards(few, (2, 2, 0)) as writer:
+        for record in list(open_records(data))[:4]:
+            writer.write(record)
+    with CaptionServer() as server:
+        assert ask(server, share=Share(2, 3), data=few)["records"] == 0
+        for i in range(2):
+            report = ask(server, share=Share(i, 3), data=few)
+    assert (report["records"], report["recaptioned"]) == (4, 4)
+    assert open_records(tmp_path / "out").lengths == (2, 2, 0)
+
+
+def test_parts_that_failed_wait_for_their_own_retry(ask, tmp_path):
+    with CaptionServer(lambda r, t, a: "502" if r in (3, 11) else "ok") as server:
+        ask(server, share=Share(0, 3), retries=0)
+        ask(server, share=Share(1, 3), retries=0)
+    with CaptionServer() as server:
+        assert ask(server, share=Share(1, 3), retry_failed=True)["lacking"] == [0, 2]
+        assert ask(server, share=Share(2, 3))["lacking"] == [0]
+        report = ask(server, share=Share(0, 3), retry_failed=True)
+    assert (report["recaptioned"], report["reasons"]) == (COUNT, {})
+
+
+def test_failures_that_stay_are_published(ask):
+    with CaptionServer(lambda r, t, a: "502" if r in (3, 10) else "ok") as server:
+        ask(server, share=Share(0, 2), retries=0)
+        ask(server, share=Share(0, 2), retries=0, retry_failed=True)
+        assert ask(server, share=Share(1, 2), retries=0)["lacking"] == [1]
+        report = ask(server, share=Share(1, 2), retries=0, retry_failed=True)
+    assert report["reasons"] == {"server error": 2}
+
+
+def test_something_that_appears_meanwhile_is_not_replaced(ask, data, tmp_path):
+    with CaptionServer() as server:
+        ask(server, share=Share(0, 2))
+        shutil.copytree(data, tmp_path / "out")
+        with pytest.raises(InputError, match="already holds records"):
+            ask(server, share=Share(1, 2))
+    assert open_records(tmp_path / "out")[1]["recaption"] == ""
+
+
+def test_a_trial_without_answers_fixes_no_number_of_parts(ask):
+    with CaptionServer(lambda r, t, a: "401") as server, pytest.raises(InputError):
+        ask(server)
+    with CaptionServer() as server:
+        assert ask(server, share=Share(0, 2))["lacking"] == [1]
 
 
 def test_the_command_takes_its_part_from_a_flag_or_the_environment(
