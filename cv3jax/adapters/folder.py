@@ -15,11 +15,13 @@ NAMED = 5  # other things that a line names
 LONGEST = 100  # characters of a name
 
 
-def read_folder(folder: Path, description: CascadeDescription) -> dict[str, Applied]:
+def read_folder(
+    folder: Path, description: CascadeDescription, source: str | Path | None = None
+) -> dict[str, Applied]:
     """Return the adapters in a folder by name: NAME.safetensors, and folders called NAME.
 
     Such a folder is PEFT's, diffusers' or a fine-tune's workdir. Anything else in `folder` is left
-    out, and a line on stderr names it.
+    out, and a line on stderr names it. source: as for `applied_to`.
 
     Raises InputError where one cannot be read or does not fit the cascade, where there is none or
     too many, and on two of one name.
@@ -47,5 +49,5 @@ def read_folder(folder: Path, description: CascadeDescription) -> dict[str, Appl
             raise InputError(
                 f"--lora-dir {folder}: {name[:40]!r} is no name that a request can give"
             )
-        (found[name],) = applied_to([LoraFile(path)], description).applied
+        (found[name],) = applied_to([LoraFile(path)], description, source).applied
     return found

@@ -54,5 +54,5 @@ def trained_elsewhere(
         return ""
     return (
         f"{where} was trained on another {stage} than that of {source} (hash {base[:14]}); that is"
-        " right where the one was distilled from the other"
+        " right where the one was distilled from the other, or is the same saved again"
     )

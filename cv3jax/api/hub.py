@@ -1,9 +1,11 @@
 """Write a cascade into a directory of its own with a model card, and upload it to the Hub."""
 
+import shutil
 import tempfile
 from pathlib import Path
 
 from cv3jax import __version__
+from cv3jax.adapters.provenance import MERGED
 from cv3jax.api.environment import value_errors
 from cv3jax.api.loading import HUB
 from cv3jax.checkpoints import cascades
@@ -29,6 +31,8 @@ def save(source: Path, directory: Path) -> Path:
     with appearing(directory, "directory") as partial:
         for part in description.parts:
             cascades.carry_part(cascades.place_of(found, part)[0], partial / part)
+        if (found / MERGED).is_file():
+            shutil.copy(found / MERGED, partial / MERGED)
         (partial / CARD).write_text(card(description, directory.name))
         cascades.write_cascade(partial, description)
     return directory

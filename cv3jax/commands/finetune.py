@@ -83,12 +83,14 @@ def prepared(
     from cv3jax.lora.base import check_fit
     from cv3jax.lora.run import check_unchanged
     from cv3jax.lora.small_sets import prepare
+    from cv3jax.training.resume import hold
 
     config = config.copy_and_resolve_references()
     config.data.path = str(pictures) if is_packed(pictures) else None
     settings = parse_lora(config)
     check_fit(settings)
-    begun = check_unchanged(settings, workdir, resume_from, allowed)
+    with hold(workdir):  # a run that goes on there removes checkpoints
+        begun = check_unchanged(settings, workdir, resume_from, allowed)
     begun = None if "data.path" in allowed else begun
     config.data.update(prepare(pictures, workdir, settings.stage, chosen, begun=begun))
     return config

@@ -52,3 +52,5 @@ def check_out(out: Path, format: str) -> None:
         check_file(out, "--out")
         if out.suffix != ".safetensors":
             raise InputError(f"--out {out}: give a name that ends with .safetensors")
+        if out.exists():
+            raise InputError(f"--out {out} exists already; give a new name")

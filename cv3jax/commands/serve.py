@@ -58,7 +58,7 @@ def adapters_of(args: argparse.Namespace, description: CascadeDescription) -> di
     with loading():
         from cv3jax.adapters.folder import read_folder
 
-    return read_folder(args.lora_dir, description)
+    return read_folder(args.lora_dir, description, args.checkpoint)
 
 
 def open_engine(

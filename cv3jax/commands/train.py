@@ -117,11 +117,18 @@ def say_trial(settings: LoraSettings, workdir: Path) -> None:
     """Say which command draws with the adapter that a run has written, where a command can."""
     from cv3jax.training.data import open_data
 
-    _, description = cascades.read_cascade(settings.base)
-    there = (workdir / "lora" / "adapter.safetensors").is_file()
-    if not processes.main() or not there or "base" not in description.stages:
+    if not processes.main() or not (workdir / "lora" / "adapter.safetensors").is_file():
         return
-    prompt = next(readable(open_data(settings.stage.data)))["caption"]
+    prompts = settings.stage.sample.prompts
+    try:
+        _, description = cascades.read_cascade(settings.base)
+        if "base" not in description.stages:
+            return
+        prompt = (
+            prompts[0] if prompts else next(readable(open_data(settings.stage.data)))["caption"]
+        )
+    except (InputError, OSError, StopIteration):
+        return  # the run has ended well or as it was asked to, and this is a hint alone
     given = ("--checkpoint", settings.base, "--lora", workdir, "--prompt", prompt)
     words = ("cv3jax", "sample", *given, "--out", workdir / "out")
     say(f"cv3jax: try it: {shlex.join(map(str, words))}")

@@ -25,6 +25,8 @@ def adapter_of(settings: LoraSettings, trained: Any, stage: StageDescription, ba
     """
     tree = jax.tree.map(lambda x: np.asarray(processes.whole(x), np.float32), trained)
     metadata = {BASE: base, "cv3jax.targets": settings.targets}
+    if trigger := settings.stage.json.get("pictures", {}).get("trigger"):
+        metadata["cv3jax.trigger"] = trigger
     specs = specs_in(tree, stage, float(settings.alpha))
     return from_tree(tree, specs, stage, rslora=settings.rslora, metadata=metadata)
 

@@ -220,6 +220,11 @@ def _write(
         )
         large = [min(one.height, one.width) >= seen.min_side for one in facts]
         kept = [one.repeats for one, fits in zip(chosen, large, strict=False) if fits]
+        if not kept:
+            raise InputError(
+                f"all {counted(own, 'picture')} are below data.min_side = {seen.min_side} pixels on"
+                " the shorter side; give larger ones, or a smaller data.min_side"
+            )
         classes = sum(large[own:])
         factor, each = shares(kept, classes, weight)
         repeats = [one.repeats * factor for one in chosen] + [max(each, 1)] * len(others)

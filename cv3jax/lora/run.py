@@ -23,7 +23,9 @@ from cv3jax.training.settings import StageSettings
 from data_pipeline.records.digest import json_digest
 
 FOLDER = "lora"
-RESUMABLE = (*FREE, "sample.")  # another base is never taken silently
+# another base is never taken silently; a feature cache is of the data and the encoders, which are
+# compared themselves
+RESUMABLE = (*FREE, "sample.", "data.cache")
 
 
 def run(
@@ -91,6 +93,7 @@ def lora_inputs(settings: LoraSettings) -> dict[str, Any]:
     """Return `stage_inputs` with the stage that is adapted."""
     base_stage(settings)
     found = stage_inputs(settings.stage)
+    found.pop("data.cache", None)
     return {**found, **_trained_inputs(settings, found["cascade"])}
 
 

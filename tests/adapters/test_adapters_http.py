@@ -1,6 +1,7 @@
 """Test the adapters of `serve --lora-dir` over HTTP: requests, plans, and folders."""
 
 import base64
+import dataclasses
 import io
 import json
 import shutil
@@ -67,8 +68,11 @@ def test_a_request_names_adapters_and_its_picture_says_so(model, tmp_path):
     [
         ([{"name": "nope"}], "this server has sharp, teal"),
         ("teal", "give a list of at most 16 objects"),
-        ([{"name": "teal", "wieght": 1}], "give a list of at most 16 objects"),
-        ([{"weight": 1}], "give a list of at most 16 objects"),
+        ([{"name": "teal", "wieght": 1}], "'wieght' is neither name nor weight"),
+        ([{"weight": 1}], "an object has no name"),
+        ([{"name": "teal", "weight": "x"}], "the weight of 'teal': give a number"),
+        ([{"name": "tael"}], "this server has teal, which is the nearest of sharp, teal"),
+        ([{"name": "teal"}, {"name": "twin"}], "'twin' and 'teal' are the same adapter"),
         ([{"name": "teal", "weight": 1e9}], "give a number in -100..100"),
         ([{"name": "teal"}, {"name": "teal"}], "'teal' is there twice"),
         ([{"name": "teal"}] * 17, "give a list of at most 16 objects"),
@@ -76,7 +80,8 @@ def test_a_request_names_adapters_and_its_picture_says_so(model, tmp_path):
     ],
 )
 def test_wrong_adapters_are_refused(loras, said, model, tmp_path):
-    with http_server.running(tmp_path, model=model) as running:
+    twin = dataclasses.replace(model, loras={**model.loras, "twin": model.loras["teal"]})
+    with http_server.running(tmp_path, model=twin) as running:
         answer = ask(running, loras=loras)
         assert answer.status == 400
         assert said in answer.json["error"]["message"]

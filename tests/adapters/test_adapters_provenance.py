@@ -10,9 +10,11 @@ import pytest
 import cv3jax
 from cv3jax.adapters import formats, trees
 from cv3jax.adapters.applied import applied_to
+from cv3jax.adapters.folder import read_folder
 from cv3jax.adapters.format_names import FORMATS
 from cv3jax.adapters.given import parse_all
 from cv3jax.adapters.provenance import BASE, MERGED, merged_in
+from cv3jax.api import hub
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.fingerprint import parts_fingerprint
 from cv3jax.commands import lora_convert, lora_merge
@@ -70,6 +72,12 @@ def test_an_adapter_that_a_cascade_has_in_its_weights_is_refused(tmp_path):
         cv3jax.Cascade.load(merged, lora=one)
     lora_merge.main([*flags, "--lora", two])
     assert [one["file"] for one in merged_in(again)] == ["1.safetensors", "2.safetensors"]
+    hub.save(merged, tmp_path / "card")
+    assert merged_in(tmp_path / "card") == merged_in(merged)
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "dir" / "one.safetensors").write_bytes((tmp_path / "1.safetensors").read_bytes())
+    with pytest.raises(InputError, match=r"has it in its weights already"):
+        read_folder(tmp_path / "dir", DESCRIPTION, merged)
     (merged / MERGED).write_text('{"adapters": [{"file": 1}]}')
     with pytest.raises(InputError, match=r"adapters.json is damaged"):
         lora_merge.main([*flags[:3], str(tmp_path / "third"), "--lora", two])
@@ -96,6 +104,8 @@ def test_a_converted_file_keeps_the_stage_that_its_header_names(tmp_path):
     out = tmp_path / "out.safetensors"
     argv = ["--lora", relay, "--checkpoint", "scenes", "--to", "diffusers", "--out", str(out)]
     lora_convert.main(argv)
+    with pytest.raises(InputError, match=r"out.safetensors exists already; give a new name"):
+        lora_convert.main(argv)
     back = formats.read(out)
     sizes = STAGES["relay"]
     assert back.stage == "relay"

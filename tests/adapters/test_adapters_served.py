@@ -170,9 +170,12 @@ def test_the_seconds_of_merging_are_counted_while_they_are_due(cascade):
     assert sets.seconds.keys() == {"base", "relay"}
     assert sets.missing(()) == 0
     whole = tuple((name, 0.75) for name in LORAS)
-    assert sets.missing(whole) == pytest.approx(sum(sets.seconds.values()))
+    base, relay = sets.seconds["base"], sets.seconds["relay"]
+    assert sets.missing(whole) == pytest.approx(2 * base + relay)  # two of the base
+    part = (("plain", 0.25), ("relay", 0.75))  # the relay's are those of the other set
+    assert sets.missing(whole, part, whole) == pytest.approx(3 * base + relay)
     sets.merge(("base", "vae"), whole)
-    assert sets.missing(whole) == pytest.approx(sets.seconds["relay"])
+    assert sets.missing(whole) == pytest.approx(relay)
     sets.merge(("relay",), whole)
     assert sets.missing(whole) == 0
 

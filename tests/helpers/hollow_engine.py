@@ -60,7 +60,7 @@ class HollowStore:
     def merge(self, lane: Lane, loras) -> None:
         pass
 
-    def merging(self, loras) -> float:
+    def merging(self, *sets) -> float:
         return 0.0
 
     def written(self, lane: Lane) -> dict:

@@ -54,7 +54,7 @@ class ParamSets:
         self._held: dict[str, collections.OrderedDict[LoraSet, Any]] = {
             stage: collections.OrderedDict() for stage in self.ranks
         }
-        self.seconds: dict[str, float] = {}  # of a merge, by stage, after `reserve`
+        self.seconds: dict[str, float] = {}  # of merging one adapter, by stage, after `reserve`
 
     @property
     def nbytes(self) -> int:
@@ -107,15 +107,15 @@ class ParamSets:
             if own and own not in self._held[part]:
                 began = time.monotonic()
                 jax.block_until_ready(self.of(part, loras))
-                self.seconds[part] = time.monotonic() - began
+                self.seconds[part] = (time.monotonic() - began) / len(own)
 
-    def missing(self, loras: LoraSet) -> float:
-        """Return the seconds that merging takes before a set can draw."""
-        return sum(
-            seconds
-            for stage, seconds in list(self.seconds.items())
-            if (own := of_stage(loras, stage, self.stages)) and own not in self._held[stage]
-        )
+    def missing(self, *sets: LoraSet) -> float:
+        """Return the seconds that merging takes before all these sets can draw."""
+        total = 0.0
+        for stage, seconds in list(self.seconds.items()):
+            due = {of_stage(loras, stage, self.stages) for loras in sets}
+            total += seconds * sum(len(own) for own in due if own not in self._held[stage])
+        return total
 
     def facts(self) -> dict[str, Any]:
         """Return what `/v1/capabilities` says of them."""

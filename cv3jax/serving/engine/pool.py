@@ -84,9 +84,9 @@ class Store:
         """Put adapters into the parameters that a lane reads where they are not, and wait."""
         self._sets.merge(self.programs[lane].parts, loras)
 
-    def merging(self, loras: LoraSet) -> float:
-        """Return the seconds that merging takes before a set of adapters can draw."""
-        return self._sets.missing(loras)
+    def merging(self, *sets: LoraSet) -> float:
+        """Return the seconds that merging takes before these sets of adapters can draw."""
+        return self._sets.missing(*sets)
 
     def overwrite(self, lane: Lane, arrays: dict[str, np.ndarray]) -> None:
         """Replace arrays that a lane's units write by these."""

@@ -132,7 +132,7 @@ class UnitEngine:
         with self._changed:
             longest = max(units, key=self._estimates.alone)
             deadline = time.monotonic() + SLACK * self._estimates.alone(longest)
-            merging = sum(map(self._store.merging, {order.loras for order in orders}))
+            merging = self._store.merging(*(order.loras for order in orders))
             return self._before(deadline) + merging + self._estimates.alone(longest, len(orders))
 
     def remaining(self, order_id: str) -> float | None:

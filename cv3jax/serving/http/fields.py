@@ -93,12 +93,19 @@ def loras(value: Any) -> tuple[tuple[str, float], ...]:
         raise ValueError(right)
     found = {}
     for one in value:
-        if not isinstance(one, dict) or not {"name"} <= one.keys() <= {"name", "weight"}:
+        if not isinstance(one, dict):
             raise ValueError(right)
+        if unknown := sorted(one.keys() - {"name", "weight"}):
+            raise ValueError(f"{unknown[0][:60]!r} is neither name nor weight; {right}")
+        if "name" not in one:
+            raise ValueError(f"an object has no name; {right}")
         name = text(200)(one["name"])
         if name in found:
             raise ValueError(f"{name[:60]!r} is there twice")
-        found[name] = number(-MOST_WEIGHT, MOST_WEIGHT)(one.get("weight", 1))
+        try:
+            found[name] = number(-MOST_WEIGHT, MOST_WEIGHT)(one.get("weight", 1))
+        except ValueError as e:
+            raise ValueError(f"the weight of {name[:60]!r}: {e}") from e
     return tuple(found.items())
 
 

@@ -19,6 +19,7 @@ from cv3jax.serving.http.fields import written
 from cv3jax.serving.orders import Choice, Order
 from cv3jax.web.errors import ApiError, wrong
 from data_pipeline.expansion.result import Expansion
+from data_pipeline.io.arguments import nearest
 from data_pipeline.loading.tokenizer import Tokenize
 
 Chain = tuple[Size, ...]
@@ -230,13 +231,22 @@ def _loras(
     asked: Iterable[tuple[str, float]], model: Model, stages: tuple[str, ...]
 ) -> tuple[Mapping[str, Any], ...]:
     """Return the adapters of a request. Raises ApiError on those that the server does not have."""
-    made = []
+    made: list[Mapping[str, Any]] = []
     for name, weight in asked:
         if name not in model.loras:
+            close = nearest(name, model.loras)
             listed = ", ".join(model.loras) or "none; cv3jax serve --lora-dir gives some"
+            listed = f"{close}, which is the nearest of {listed}" if close else listed
             raise wrong("loras", f"loras {name[:60]!r}: this server has {listed}")
         if (stage := model.loras[name]["stage"]) not in stages:
             raise wrong("loras", f"loras {name!r} is for the {stage}, which does not draw this")
+        digest = model.loras[name]["sha256"]
+        if weight and (same := [one for one in made if one["sha256"] == digest]):
+            raise wrong(
+                "loras",
+                f"loras {name!r} and {same[0]['name']!r} are the same adapter; give one of them,"
+                " with the sum of the weights",
+            )
         if weight:  # one of weight 0 changes nothing
             made.append({"name": name, **model.loras[name], "weight": weight})
     return tuple(made)
