@@ -119,14 +119,11 @@ def say_trial(settings: LoraSettings, workdir: Path) -> None:
 
     if not processes.main() or not (workdir / "lora" / "adapter.safetensors").is_file():
         return
-    prompts = settings.stage.sample.prompts
     try:
         _, description = cascades.read_cascade(settings.base)
         if "base" not in description.stages:
             return
-        prompt = (
-            prompts[0] if prompts else next(readable(open_data(settings.stage.data)))["caption"]
-        )
+        prompt = next(readable(open_data(settings.stage.data)))["caption"]
     except (InputError, OSError, StopIteration):
         return  # the run has ended well or as it was asked to, and this is a hint alone
     given = ("--checkpoint", settings.base, "--lora", workdir, "--prompt", prompt)

@@ -23,9 +23,11 @@ from cv3jax.checkpoints import cascades, runs
 from cv3jax.commands import finetune, sample
 from cv3jax.lora.stage import LoraStage
 from cv3jax.training import run as training
+from cv3jax.training.changes import read_history
 from cv3jax.training.over_time import ROWS, SHEET, name_of
 from cv3jax.training.previews import base_preview
 from data_pipeline.io.errors import InputError, StoppedError
+from data_pipeline.records.records import open_records
 
 STEPS, STOP = 4, 3
 FIELDS = (
@@ -163,6 +165,17 @@ def test_another_run_is_refused_before_its_data_are_touched(
     assert "(the content of" not in str(e.value)
     assert "\n" not in str(e.value)
     assert contents(tmp_path / "w") == before
+
+
+def test_other_pictures_are_taken_where_that_is_allowed(stopped, tmp_path):
+    shutil.copytree(stopped[0] / "in", tmp_path / "in")
+    shutil.copytree(stopped[0] / "w", tmp_path / "w")
+    put(tmp_path / "in" / "3_red_kite" / "new.png", 50)
+    argv = [*command(tmp_path, "train.steps=5"), "--allow-changed", "data.path"]
+    with tiny_runs.devices(1):
+        finetune.main(argv)
+    assert len(open_records(tmp_path / "w" / "pictures")) == 8
+    assert [one["field"] for one in read_history(tmp_path / "w")] == ["data.path"]
 
 
 def test_resumed_it_ends_with_one_row_before_and_a_command_that_draws(stopped, capsys):

@@ -240,8 +240,8 @@ def _loras(
             raise wrong("loras", f"loras {name[:60]!r}: this server has {listed}")
         if (stage := model.loras[name]["stage"]) not in stages:
             raise wrong("loras", f"loras {name!r} is for the {stage}, which does not draw this")
-        digest = model.loras[name]["sha256"]
-        if weight and (same := [one for one in made if one["sha256"] == digest]):
+        own = (stage, model.loras[name]["sha256"])
+        if weight and (same := [one for one in made if (one["stage"], one["sha256"]) == own]):
             raise wrong(
                 "loras",
                 f"loras {name!r} and {same[0]['name']!r} are the same adapter; give one of them,"
