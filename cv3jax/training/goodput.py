@@ -74,6 +74,10 @@ class Account:
         """Return the seconds of all kinds."""
         return sum(self.seconds.values())
 
+    def busy(self) -> float:
+        """Return the seconds since the last line in which devices computed or waited for data."""
+        return self.seconds["step"] + self.seconds["data"] - self._line_steps - self._line_data
+
     def line(self) -> dict[str, float]:
         """Return the figures for a line of metrics.
 

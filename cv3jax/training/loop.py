@@ -20,6 +20,7 @@ from cv3jax.training.metrics import MetricsLog, NoLog
 from cv3jax.training.prefetch import Prefetch
 from cv3jax.training.profiling import tracing
 from cv3jax.training.skipping import Skips, not_finite
+from cv3jax.training.throughput import Throughput
 from cv3jax.training.train_step import TrainState, as_stored, from_stored, norms_of
 from cv3jax.training.work import Cadence as Cadence
 from cv3jax.training.work import Work as Work
@@ -80,6 +81,8 @@ def train_loop(
         # last logged line, also the checkpoint's
         start, pending, looked, account = 0, deque(), [], Account()
         skips = Skips(cadence.skip.most)
+        devices = jax.tree.leaves(work.like)[0].sharding.device_set
+        speed = Throughput(work.speed.images, sorted(devices, key=lambda one: one.id))
         at_end.callback(account.close)
         # a network file system may show them late to other processes
         if (latest := processes.first("latest", manager.latest_step)) is not None:
@@ -114,16 +117,19 @@ def train_loop(
         def settle(running: int) -> None:
             """Wait for all steps but the last `running`, and write the lines that are due."""
             while len(pending) > running:
-                step, metrics, damaged = pending.popleft()
+                step, metrics, damaged, flops = pending.popleft()
                 account.finished()
                 line = _due(step, cadence.log) or _due(step, cadence.save) or step == cadence.steps
                 if line or step % CHECK == 0:
                     runs.check_saved(manager)
                 looked.append((step, _look(step, metrics, skips, work.rate, manager)))
                 log.advance()
+                speed.count(flops)
                 if line:
                     counts = {"damaged": damaged, **skips.line()}
-                    log.write(step, {**_mean(looked), **account.line(), **counts})
+                    rates = work.speed.rates(step - 1, skips.line().get("skipped", 0))
+                    figures = {**rates, **speed.line(account.busy()), **speed.memory()}
+                    log.write(step, {**_mean(looked), **figures, **account.line(), **counts})
                     looked.clear()
 
         nothing = contextlib.nullcontext()
@@ -165,8 +171,9 @@ def train_loop(
                     jax.profiler.StepTraceAnnotation("train", step_num=step),
                 ):
                     state, metrics = work.step(state, batch)
+                    flops = work.speed.flops(batch)
                 account.started(metrics)
-                pending.append((step, metrics, batches.damaged))
+                pending.append((step, metrics, batches.damaged, flops))
                 last, stop = step == cadence.steps, noticed(before + step)
                 if not (last or stop):
                     with account.doing("data"):

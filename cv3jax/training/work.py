@@ -7,6 +7,7 @@ from typing import Any
 from cv3jax.training.assessing import Assess
 from cv3jax.training.settings import TrainSettings
 from cv3jax.training.skipping import NOTHING, Skip
+from cv3jax.training.throughput import Speed
 from cv3jax.training.train_step import TrainState
 
 
@@ -67,4 +68,5 @@ class Work:
     # where there is one already
     before: Callable[[Any], Any] | None = None
     exports_all: bool = False  # whether every checkpoint has its export
+    speed: Speed = Speed()  # noqa: RUF009 (a named tuple cannot change)
     rate: str = "optim.lr"  # the recipe's field with the learning rate
