@@ -21,3 +21,10 @@ def get_config(variant: str = ""):
     c = common.stage_config()
     c.data.min_side = c.data.image_size
     return common.select(c, variant)
+
+
+def sweep():
+    """Yield learning rates and weightings of the loss, one run each."""
+    for lr in (5e-5, 1e-4, 2e-4):
+        for weighting in ("eps", "min_snr"):
+            yield {"optim.lr": lr, "objective.weighting": weighting}

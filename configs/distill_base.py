@@ -29,3 +29,16 @@ def get_config(variant: str = ""):
     )
     c = common.distil(c, rounds=rounds, w=(1.0, 4.0, 7.5, 12.0), warmup=500)
     return common.select(c, variant)
+
+
+def sweep():
+    """Yield ranges of the guidance weight, numbers of rounds and targets, one run each."""
+    for most in (8.0, 12.0):
+        three = tuple((steps, 20_000, 1e-5, 1.0, most) for steps in (16, 8, 4))
+        for rounds in (three, three[1:]):
+            for target in ("x0", "x0_root_snr"):
+                yield {
+                    "distill.rounds": rounds,
+                    "distill.w": (1.0, 4.0, most),
+                    "distill.target": target,
+                }

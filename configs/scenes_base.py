@@ -60,3 +60,10 @@ def long(c: ConfigDict) -> ConfigDict:
     c.attention = "xla"  # 16 positions: no kernel pays
     c.sample.steps, c.sample.guidance = 20, 1.75
     return common.long(c, batch=256, steps=4500, lr=5e-3, warmup=200)
+
+
+def sweep():
+    """Yield learning rates and weightings of the loss, one run each."""
+    for lr in (2e-3, 5e-3, 1e-2):
+        for weighting in ("v", "min_snr"):
+            yield {"optim.lr": lr, "objective.weighting": weighting}

@@ -37,3 +37,12 @@ def long(c):
     c.distill.rounds, c.distill.w = ((4, 17000, 1e-3, 1.0, 3.0),), (1.0, 1.5, 2.0, 3.0)
     c.sample.guidance = 1.75  # its teacher's
     return common.long_distil(c)
+
+
+def sweep():
+    """Yield ranges of the guidance weight, numbers of rounds and targets, one run each."""
+    for most in (2.0, 3.0):
+        two = tuple((steps, 500, 4e-4, 1.0, most) for steps in (8, 4))
+        for rounds in (two, two[1:]):
+            for target in ("x0", "x0_root_snr"):
+                yield {"distill.rounds": rounds, "distill.w": (1.0, most), "distill.target": target}

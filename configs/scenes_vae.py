@@ -60,3 +60,10 @@ def get_config(variant: str = ""):
     return common.select(
         c, variant, long=functools.partial(common.long, batch=64, steps=8_000, lr=3e-3, warmup=200)
     )
+
+
+def sweep():
+    """Yield learning rates and weights of the KL divergence, one run each."""
+    for lr in (1e-3, 3e-3):
+        for kl in (2e-5, 2e-4):
+            yield {"optim.lr": lr, "objective.kl_weight": kl}

@@ -24,3 +24,10 @@ def get_config(variant: str = ""):
     c.batch.size, c.batch.per_device = 1024, 4
     c.train.steps = 100_000
     return common.select(c, variant)
+
+
+def sweep():
+    """Yield learning rates and offsets of the noise, one run each."""
+    for lr in (5e-5, 1e-4):
+        for offset in (0.0, 0.05):
+            yield {"optim.lr": lr, "objective.offset_noise": offset}

@@ -85,13 +85,17 @@ COMMANDS = {
         "cv3jax.commands.compile",
         "compile a step for TPUs or GPUs you don't have: memory, FLOPs, roofline",
     ),
+    "plan": (
+        "cv3jax.commands.plan",
+        "what all stages cost on some hardware: chip-hours, days, money",
+    ),
     "config": ("cv3jax.commands.config", "print a recipe's fields: value, type, range and meaning"),
     "data": ("data_pipeline.cli", "commands for datasets"),
     "data encode": ("cv3jax.commands.encode", data.ENCODE),
 }
 GROUPS = {
     "Draw": ("sample", "upscale", "serve", "bench-serve", "quickstart", "convert"),
-    "Train": ("train", "finetune", "distill", "compile", "config"),
+    "Train": ("train", "finetune", "distill", "compile", "plan", "config"),
     "Adapters": tuple(
         f"lora {name}" for name in ("merge", "extract", "inspect", "compare", "convert")
     ),

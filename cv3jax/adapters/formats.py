@@ -49,7 +49,7 @@ def read_as(
     tensors, metadata = read_file(place, where)
     if not tensors:
         raise InputError(f"{where} has no layer, so it would change nothing")
-    config = _config(place.parent / peft.CONFIG) if place.name == peft.WEIGHTS else None
+    config = _config(place.parent / peft.CONFIG, where) if place.name == peft.WEIGHTS else None
     file = File(where, tensors, metadata, config)
     for name, format in FORMATS.items():
         if format.knows(file):
@@ -83,13 +83,15 @@ def _file_in(folder: Path, where: str) -> Path:
     raise InputError(f"{where} holds neither {' nor '.join(_SINGLE)}; give the file itself")
 
 
-def _config(path: Path) -> dict | None:
+def _config(path: Path, where: str) -> dict | None:
     if not path.exists():
         return None
     try:
         return load_json(path, LIMITS)
     except (OSError, ParseError) as e:
-        raise InputError(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}") from e
+        raise InputError(
+            f"{where}: {path.name} cannot be read: {getattr(e, 'strerror', None) or e}"
+        ) from e
 
 
 def write(path: Path, adapter: Adapter, format: str, sizes: Sizes | None = None) -> None:

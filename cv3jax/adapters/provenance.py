@@ -53,6 +53,6 @@ def trained_elsewhere(
     if not base or base == parts_fingerprint(source, (stage,)):
         return ""
     return (
-        f"{where} was trained on another {stage} than that of {source} (hash {base[:14]}); what it"
-        " does there was not trained"
+        f"{where} was trained on another {stage} than that of {source} (hash {base[:14]}); that is"
+        " right where the one was distilled from the other"
     )

@@ -36,7 +36,11 @@ COMMANDS = [
     ),
     *(
         ("lora merge", f"{S} --out {{w}} --lora {text}", "there is no such file; give FILE,")
-        for text in (":", ":1", "base=", "=", "{good}:", "{good}:x", "vae={good}", "{good}/x")
+        for text in (":", ":1", "base=", "=", "vae={good}", "{good}/x")
+    ),
+    *(
+        ("lora merge", f"{S} --out {{w}} --lora {{good}}:{weight}", f"'{weight}' is no number")
+        for weight in ("", "x")
     ),
     ("lora merge", f"{S} --out {{w}} --lora {{good}}:0", "every --lora has the weight 0"),
     ("lora merge", f"{S} --out {{w}}", "required: --lora"),

@@ -107,7 +107,7 @@ def test_a_recipe_given_by_path_may_have_fields_of_its_own(tmp_path):
             ["scenes_vae", "--config.data.threads=-1"],
             "config.data.threads = -1: must be at least 0",
         ),
-        (["scenes_va"], "unknown recipe 'scenes_va'; give a .py file or one of base_256"),
+        (["scenes_va"], "unknown recipe 'scenes_va' (nearest: scenes_vae); give a .py"),
         (["--config.a=1"], "--config.a=1: no recipe is named; give its name first"),
         (["scenes_vae:lang"], "unknown variant 'lang'; give tiny or long"),
     ],

@@ -89,6 +89,8 @@ config nope | unknown recipe 'nope'
 config scenes_vae --config.optim.lrr=1 | lrr
 compile --config=nope --topology v5e:2x2 | unknown recipe 'nope'
 compile --config=base_256 --topology v9:1 | unknown chip 'v9'
+plan --topology v5e:2x2 --recipes nope | unknown recipe 'nope'
+plan --topology v9:1 | unknown chip 'v9'
 convert --base nope --out w | --base nope
 convert --checkpoint nope --to sat --out w | nope is not a checkpoint
 convert --unet . --guidance x --out w | --guidance

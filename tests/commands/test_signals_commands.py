@@ -42,6 +42,7 @@ STARTS = {
         " --config.cascade=scenes_teacher",
     ),
     "compile": ("jax", "--config=scenes_vae:tiny --topology v5e:2x2"),
+    "plan": ("jax", "--recipes scenes_vae:tiny --topology v5e:2x2"),
     "config": ("ml_collections", "scenes_vae"),
     "evaluate": (
         "jax",

@@ -43,8 +43,8 @@ RIGHT = [
 WRONG = [
     (safetensors_header, b"abc", "the header is missing"),
     (safetensors_header, safetensors(b"{}", 2**60), "more than the file"),
-    (safetensors_header, safetensors(b"[]"), "no JSON object"),
-    (safetensors_header, safetensors(b" " * (2**24 + 1)), "may have 16,777,216"),
+    (safetensors_header, safetensors(b"[]"), "does not begin with a header"),
+    (safetensors_header, safetensors(b"{" + b" " * 2**24), "may have 16,777,216"),
     (safetensors_header, safetensors(tensors(10**5)), "more than 32,768 tensors"),
     (safetensors_header, safetensors(b'{"a":[' + b"1," * 2**20 + b"1]}"), "more than 524,288 val"),
     (gguf_header, bytes(100), "does not begin as GGUF"),

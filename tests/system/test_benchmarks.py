@@ -266,7 +266,7 @@ def test_mfu_is_of_the_chips_peak_and_has_a_bar(benchmark):
     "kind", [pytest.param("guided", marks=pytest.mark.slow), "guidance-conditioned"]
 )
 def test_a_distillation_step_has_the_flops_of_its_passes_and_update(kind, benchmark):
-    """The passes are two of the teacher, and the student forward and backward."""  # a guided teacher: twice the rows
+    """The passes are two of the teacher, and the student forward and backward."""
     script = benchmark("distill")
     config = script.load("scenes_distill_relay:tiny", 2, "optim.kind=adamw")
     some = script.pieces(config, kind)

@@ -207,7 +207,7 @@ def test_points_run_one_after_the_other_and_resume(tmp_path):
 
 
 def test_recipe_without_a_sweep():
-    done = run("--config=scenes_base", "--workdir", "runs/ablation")
+    done = run("--config=base_512", "--workdir", "runs/ablation")
     assert (done.returncode, done.stdout) == (2, "")
     assert "has no sweep()" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -58,7 +58,7 @@ def test_a_preview_that_fails_is_said_and_costs_nothing(error, tmp_path, capsys)
 
 def test_a_preview_that_cannot_be_shown_costs_nothing_either(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(loop.MetricsLog, "image", lambda *_: 1 / 0)
-    run(tmp_path, SEEN, preview=lambda ema, step: None)
+    run(tmp_path, SEEN, preview=lambda ema, step: np.zeros((8, 8, 3), np.uint8))
     assert runs.steps(tmp_path / "checkpoints")[-1] == CADENCE.steps
     assert "no preview (ZeroDivisionError: division by zero)" in capsys.readouterr().err
 

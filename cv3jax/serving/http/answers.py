@@ -206,6 +206,7 @@ def job_body(
             }
             for name, one in plan.stages.items()
         },
+        "loras": [{"name": one["name"], "weight": one["weight"]} for one in plan.loras],
         "pictures": pictures,
         "error": error,
     }

@@ -14,7 +14,9 @@ const LOOKS = 16; // while a job is drawn
 function formOf(asked, given) {
   const form = new FormData();
   form.append("image", given, "picture.png");
-  for (const [name, value] of Object.entries(asked)) form.append(name, String(value));
+  for (const [name, value] of Object.entries(asked)) {
+    form.append(name, Array.isArray(value) ? JSON.stringify(value) : String(value));
+  }
   return form;
 }
 
@@ -131,6 +133,7 @@ export class Jobs extends EventTarget {
       seed: one.seed,
       size: body.size,
       settings: body.settings,
+      loras: body.loras,
       format: body.output_format,
       blob: await fetched(one.url),
       base: job.bases.get(one.index) || null,

@@ -12,6 +12,7 @@ function stages(picture, what) {
 export function again(picture) {
   const asked = { prompt: picture.text, size: picture.size, n: 1, seed: picture.seed };
   asked.output_format = picture.format;
+  if (picture.loras?.length) asked.loras = picture.loras;
   if (picture.kind === "edit") return { ...asked, ...relay(picture) };
   for (const what of ["steps", "guidance", "eta"]) asked[what] = stages(picture, what);
   return asked;

@@ -1,5 +1,6 @@
 // The fields of the form, and what is asked of the server with them.
 
+import { adapterFields, chosenAdapters, showAdapters, useAdapters } from "./adapters.js";
 import { by, el } from "./dom.js";
 import { number, size } from "./words.js";
 
@@ -71,6 +72,7 @@ export class Settings {
       by(`settings-${which}`).replaceChildren(
         el("p", { class: "side" }, which.toUpperCase()),
         ...stages.map(([name, stage]) => stageFields(which, name, stage)),
+        ...[adapterFields(which, about)].filter(Boolean),
       );
     }
     by("expansion").hidden = !about.expand;
@@ -90,6 +92,8 @@ export class Settings {
         stage.hidden = !this.sizes.get(this.size).includes(name);
         stage.disabled = stage.hidden || (which === "b" && !by("compare").checked);
       }
+      const off = which === "b" && !by("compare").checked;
+      showAdapters(which, this.sizes.get(this.size), off);
     }
     by("settings-b").hidden = !by("compare").checked;
     by("settings-a").firstChild.hidden = !by("compare").checked;
@@ -120,7 +124,7 @@ export class Settings {
     if (by("seed").value !== "") asked.seed = by("seed").valueAsNumber;
     for (const what of ["steps", "guidance", "eta"]) asked[what] = by(`a-relay-${what}`).value;
     if (!by("own-strength-field").hidden) asked.strength = by("own-strength").value;
-    return asked;
+    return { ...asked, ...chosenAdapters("a", ["relay"]) };
   }
 
   stages(which) {
@@ -129,7 +133,8 @@ export class Settings {
       ["base", "relay"].map((name) =>
         names.includes(name) ? by(`${which}-${name}-${what}`).valueAsNumber : null,
       );
-    return { steps: read("steps"), guidance: read("guidance"), eta: read("eta") };
+    const loras = chosenAdapters(which, names);
+    return { steps: read("steps"), guidance: read("guidance"), eta: read("eta"), ...loras };
   }
 
   /** Put a picture's settings into the form. */
@@ -151,6 +156,7 @@ export class Settings {
         if (input && !input.readOnly) input.value = number(stage[what]);
       }
     }
+    useAdapters("a", picture.loras || []);
     this.show();
     this.keep();
   }

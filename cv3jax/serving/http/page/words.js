@@ -111,6 +111,7 @@ export function facts(picture) {
     rows.push([`${title} guidance`, number(stage.guidance)]);
     if (stage.eta) rows.push([`${title} noise`, number(stage.eta)]);
   }
+  for (const { name, weight } of picture.loras || []) rows.push([name, `× ${number(weight)}`]);
   return rows;
 }
 
