@@ -29,6 +29,7 @@ class Account:
 
     def __init__(self):
         """Start the clock."""
+        self.now = ""  # the kind of what the host does
         self.seconds = dict.fromkeys(KINDS, 0.0)
         self._until = self._line = now()  # accounted for until here
         self._line_steps = self._line_data = 0.0
@@ -47,10 +48,12 @@ class Account:
     @contextlib.contextmanager
     def doing(self, kind: str) -> Iterator[None]:
         """Count the time of the block as `kind`; a "step" that compiled counts as "compile"."""
-        began, compiled = now(), self._compiled
+        began, compiled, before = now(), self._compiled, self.now
+        self.now = kind
         try:
             yield
         finally:
+            self.now = before
             self._host.append(
                 ("compile" if kind == "step" and self._compiled > compiled else kind, began, now())
             )

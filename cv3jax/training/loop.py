@@ -14,6 +14,7 @@ from cv3jax.checkpoints.writing import remove_unfinished
 from cv3jax.distributed import preemption, processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.distributed.preemption import NonFiniteLossError
+from cv3jax.training import heartbeat
 from cv3jax.training.evaluations import Evaluations
 from cv3jax.training.goodput import Account
 from cv3jax.training.metrics import MetricsLog, NoLog
@@ -100,6 +101,7 @@ def train_loop(
             else NoLog()
         )
         at_end.callback(log.close)
+        heartbeat.note(name=work.name, step=start, steps=cadence.steps, doing=lambda: account.now)
 
         def evaluate(step: int, state: TrainState) -> None:
             seen = waiting(f"evaluating step {step}")
@@ -124,6 +126,7 @@ def train_loop(
                     runs.check_saved(manager)
                 looked.append((step, _look(step, metrics, skips, work.rate, manager)))
                 log.advance()
+                heartbeat.note(step=step)
                 speed.count(flops)
                 if line:
                     counts = {"damaged": damaged, **skips.line()}
