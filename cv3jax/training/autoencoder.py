@@ -208,7 +208,7 @@ def vae_program(
     """Return the program of an autoencoder's recipe. perceptual: the learned distance, or None."""
     init, tx = vae_init(model), make_tx(settings.optim, settings.train.steps)
     skip = settings.train.skip
-    like = state_shapes(init, tx, settings.seed, plan.mesh, skip.spike > 0)
+    like = state_shapes(init, tx, settings, plan.mesh)
     layout = Layout(plan.mesh, tree_specs(like.params, plan.mesh), settings.model["dtype"])
 
     def reconstruct(params, pixels, keys):

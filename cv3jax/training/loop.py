@@ -14,7 +14,8 @@ from cv3jax.checkpoints.writing import remove_unfinished
 from cv3jax.distributed import preemption, processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.distributed.preemption import NonFiniteLossError
-from cv3jax.training import heartbeat
+from cv3jax.optim.power_ema import steps_of
+from cv3jax.training import heartbeat, posthoc
 from cv3jax.training.evaluations import Evaluations
 from cv3jax.training.goodput import Account
 from cv3jax.training.metrics import MetricsLog, NoLog
@@ -135,6 +136,8 @@ def train_loop(
                     log.write(step, {**_mean(looked), **figures, **account.line(), **counts})
                     looked.clear()
 
+        snapshots = steps_of(cadence.posthoc, cadence.steps) if cadence.posthoc else []
+        posthoc.forget(workdir, start)
         nothing = contextlib.nullcontext()
         # until the first step there is nothing to save, and a signal ends the process at once
         if work.compile and start < cadence.steps:
@@ -185,12 +188,13 @@ def train_loop(
             show = show and (work.preview or work.evaluate)
             kept = _due(step, cadence.save) or _due(step, cadence.keep_every)
             save = kept or last or stop
+            snapshot = step in snapshots
             export = (_due(step, cadence.export) or (save and work.exports_all)) and not last
             # the grace of a stop is for the checkpoint; the next start evaluates
             assess = evaluations.due(step) and not stop
             # what uses the state waits for it; otherwise this step runs while the one before it is
             # checked
-            settle(0 if show or save or export or assess else 1)
+            settle(0 if show or save or export or assess or snapshot else 1)
             if show and work.evaluate:
                 # pictures go to the host
                 seen = waiting(f"evaluating step {step}")
@@ -212,6 +216,9 @@ def train_loop(
             if save and (export or assess or (show and work.preview)):
                 with account.doing("checkpoint"):
                     runs.finish(manager)
+            if snapshot:
+                with account.doing("checkpoint"), jax.transfer_guard("allow"):
+                    posthoc.keep(workdir, state.posthoc, step)
             if export and work.export:
                 with account.doing("checkpoint"), jax.transfer_guard("allow"):
                     work.export(state.ema)

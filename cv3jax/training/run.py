@@ -109,7 +109,7 @@ def run(
             say_warmup(settings)
             say_source(f"{settings.stage}: {kind.origin}", workdir, latest)
         processes.barrier("set aside")
-        cadence = Cadence.of(settings.train, profile)
+        cadence = Cadence.of(settings.train, profile, settings.optim.posthoc)
         work = Work(
             settings.stage,
             stage.like,

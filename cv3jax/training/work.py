@@ -28,10 +28,11 @@ class Cadence:
     export: int = 0  # exports of the cascade
     skip: Skip = NOTHING  # updates to skip
     eval: int = 0  # evaluations; also at the end
+    posthoc: int = 0  # snapshots of power-function averages, over the run
     best: str = ""  # the figure of theirs by which a checkpoint stays
 
     @classmethod
-    def of(cls, train: TrainSettings, profile: range | None) -> "Cadence":
+    def of(cls, train: TrainSettings, profile: range | None, posthoc: int = 0) -> "Cadence":
         """Return the cadence of a recipe's train section."""
         return cls(
             train.steps,
@@ -44,6 +45,7 @@ class Cadence:
             train.export_every,
             train.skip,
             train.eval_every,
+            posthoc,
             train.best,
         )
 
