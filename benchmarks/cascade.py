@@ -23,7 +23,6 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 
-from cv3jax.aot import flops
 from cv3jax.cascade.parts import build_model, part_shapes, t5_init, unet_init, vae_init
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.sizes import drawn_sizes
@@ -37,6 +36,7 @@ from cv3jax.checkpoints.description import (
 )
 from cv3jax.configs import base_512, relay_1024, scenes_base, scenes_relay, scenes_vae
 from cv3jax.distributed.backend import tune_cpu
+from cv3jax.kernels import flops
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder

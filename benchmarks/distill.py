@@ -28,7 +28,6 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cv3jax import recipes
-from cv3jax.aot import flops
 from cv3jax.aot.programs import encoders_of
 from cv3jax.cascade.parts import model_of
 from cv3jax.checkpoints.description import VaeDescription
@@ -41,6 +40,7 @@ from cv3jax.distillation.programs import distillation_step, round_of
 from cv3jax.distillation.settings import DistillSettings
 from cv3jax.distributed.backend import jit_once, tune_cpu
 from cv3jax.distributed.batches import placement
+from cv3jax.kernels import flops
 from cv3jax.models.precision import as_computed
 from cv3jax.models.unet import UNet
 from cv3jax.training.programs import diffusion_programs, train_args

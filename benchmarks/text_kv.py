@@ -26,7 +26,6 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 
-from cv3jax.aot import flops
 from cv3jax.cascade.parts import build_model, unet_init
 from cv3jax.cascade.pipeline import load
 from cv3jax.cascade.stage_network import SamplerOptions, stage_attend
@@ -35,6 +34,7 @@ from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import StageDescription
 from cv3jax.distributed.backend import tune_cpu
 from cv3jax.distributed.mesh import make_mesh
+from cv3jax.kernels import flops
 from cv3jax.models.unet import UNet
 
 MOST = 0.85  # of the seconds, for the released UNet

@@ -22,12 +22,13 @@ import measure
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from cv3jax.aot import flops, topology
+from cv3jax.aot import topology
 from cv3jax.aot.run import memory_of, ran_out
 from cv3jax.cascade.coders import decoder, encoder
 from cv3jax.cascade.parts import vae_init
 from cv3jax.cascade.tiled_coders import decode_tiled, encode_tiled, tiled_decoder, tiled_encoder
 from cv3jax.distributed.backend import tune_cpu
+from cv3jax.kernels import flops
 from cv3jax.models.vae import Autoencoder
 
 MOST_MEMORY, MOST_DIFFERENCE = 1 / 6, 1e-4

@@ -25,7 +25,7 @@ import measure
 import numpy as np
 from unet_sides import OURS, SIZES, ours, theirs
 
-from cv3jax.aot.chips import chip_of
+from cv3jax.distributed.chips import chip_of
 
 DEFAULT = {
     "cpu": {"forward": "medium", "train": "small"},

@@ -17,11 +17,11 @@ import measure
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from cv3jax.aot import flops
 from cv3jax.cascade.parts import model_shapes
 from cv3jax.diffusion.conditioning import make_cond, picture_sizes
 from cv3jax.distributed.backend import tune_cpu
 from cv3jax.distributed.mesh import make_mesh
+from cv3jax.kernels import flops
 from cv3jax.kernels.attention import make_attend
 from cv3jax.models.unet import UNet
 from cv3jax.optim.learning_rate import learning_rate

@@ -131,6 +131,7 @@ def optim(*, lr: float, warmup: int) -> ConfigDict:
             "momentum": 0.0,
             "moments": "float32",
             "ema": 0.9999,
+            "posthoc": 0,
             "freeze": "",
             "rates": "",
         }

@@ -89,13 +89,15 @@ COMMANDS = {
         "cv3jax.commands.plan",
         "what all stages cost on some hardware: chip-hours, days, money",
     ),
+    "status": ("cv3jax.commands.status", "where runs are, how fast, and what they wait for"),
+    "ema": ("cv3jax.commands.ema", "make an EMA of another length of a trained run"),
     "config": ("cv3jax.commands.config", "print a recipe's fields: value, type, range and meaning"),
     "data": ("data_pipeline.cli", "commands for datasets"),
     "data encode": ("cv3jax.commands.encode", data.ENCODE),
 }
 GROUPS = {
     "Draw": ("sample", "upscale", "serve", "bench-serve", "quickstart", "convert"),
-    "Train": ("train", "finetune", "distill", "compile", "plan", "config"),
+    "Train": ("train", "finetune", "distill", "compile", "plan", "status", "ema", "config"),
     "Adapters": tuple(
         f"lora {name}" for name in ("merge", "extract", "inspect", "compare", "convert")
     ),

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import yaml
 
-from cv3jax.aot.chips import DOMAIN
 from cv3jax.aot.topology import parse
 from cv3jax.cli import run_command
+from cv3jax.distributed.chips import DOMAIN
 from data_pipeline.io.errors import InputError
 
 FOLDER = Path(__file__).parent

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cv3jax.aot import flops, topology
-from cv3jax.aot.chips import CHIPS, Chip
+from cv3jax.aot import topology
 from cv3jax.aot.programs import encoders_of, program
 from cv3jax.cascade.parts import build_model, model_shapes
 from cv3jax.distillation.settings import DistillSettings
+from cv3jax.distributed.chips import CHIPS, Chip
+from cv3jax.kernels import flops
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io import kept_fields

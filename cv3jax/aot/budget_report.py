@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from cv3jax.aot.budget import Cost, chip_hours
-from cv3jax.aot.chips import Chip
+from cv3jax.distributed.chips import Chip
 
 HEAD = (
     "recipe",

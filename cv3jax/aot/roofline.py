@@ -8,8 +8,8 @@ at the roofline, over the peak of the chips.
 import functools
 from typing import NamedTuple
 
-from cv3jax.aot.chips import Chip, group_bandwidth
 from cv3jax.aot.collectives import Collective
+from cv3jax.distributed.chips import Chip, group_bandwidth
 
 
 class Roofline(NamedTuple):

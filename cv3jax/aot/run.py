@@ -10,8 +10,7 @@ from typing import Any
 
 import jax
 
-from cv3jax.aot import collectives, flops, roofline
-from cv3jax.aot.chips import Chip
+from cv3jax.aot import collectives, roofline
 from cv3jax.aot.hlo import Module
 from cv3jax.aot.memory_traffic import traffic
 from cv3jax.aot.progress import Progress
@@ -19,6 +18,8 @@ from cv3jax.aot.topology import Topology, load, parse
 from cv3jax.cascade.sizes import Size
 from cv3jax.distillation.settings import DistillSettings
 from cv3jax.distributed.backend import pool_fraction
+from cv3jax.distributed.chips import Chip
+from cv3jax.kernels import flops
 from cv3jax.lora.settings import LoraSettings
 from cv3jax.training.memory_plan import held
 from cv3jax.training.settings import StageSettings

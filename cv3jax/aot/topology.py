@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from cv3jax.aot.chips import CHIPS, Chip
+from cv3jax.distributed.chips import CHIPS, Chip
 from data_pipeline.io import extras
 from data_pipeline.io.errors import InputError, first_line
 

@@ -31,6 +31,7 @@ from cv3jax.distillation.resume import (
     of_round,
 )
 from cv3jax.distillation.settings import DistillSettings, RoundSettings, span, within
+from cv3jax.distillation.speed import round_speed
 from cv3jax.distillation.teachers import taught
 from cv3jax.distributed import processes
 from cv3jax.distributed.backend import waiting
@@ -197,6 +198,7 @@ def run_round(
             step,
             evaluate=watch.look,
             assess=assess,
+            speed=round_speed(work, round, teacher),
             rate="distill.rounds",
         ),
         place,

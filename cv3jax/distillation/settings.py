@@ -64,6 +64,10 @@ OWN = {
         "Share of captions that are left out; a student is always trained with its captions.",
         exactly(0, "float"),
     ),
+    "optim.posthoc": Described(
+        "Snapshots of averages for `cv3jax ema`; always 0, because a student is not averaged so.",
+        exactly(0, "int"),
+    ),
     "train.export_every": Described(
         "Steps between two writes of WORKDIR/cascade; always 0, because each round writes it at its"
         " end.",
@@ -136,6 +140,7 @@ class DistillSettings:
         for name, value in (
             ("stage", stage.stage),
             ("objective.text_drop", stage.objective.text_drop),
+            ("optim.posthoc", stage.optim.posthoc),
             ("train.export_every", stage.train.export_every),
             ("model.w_dim", self.w_dim),
             ("sample.guidance_rescale", stage.sample.guidance_rescale),

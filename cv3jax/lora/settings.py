@@ -28,6 +28,10 @@ OWN = {
         " further by the plain loss.",
         exactly(0, "int"),
     ),
+    "optim.posthoc": Described(
+        "Snapshots of averages for `cv3jax ema`; always 0, because an adapter is not averaged so.",
+        exactly(0, "int"),
+    ),
     "train.export_every": Described(
         "Steps between two writes of WORKDIR/lora; 0: with every checkpoint alone.", whole(0)
     ),
@@ -88,6 +92,7 @@ class LoraSettings:
         check(self, "lora")
         for name, value in (
             ("stage", self.stage.stage),
+            ("optim.posthoc", self.stage.optim.posthoc),
             ("model.w_dim", self.stage.model.get("w_dim", 0)),
         ):
             OWN[name].check(name, value)

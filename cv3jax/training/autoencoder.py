@@ -34,6 +34,7 @@ from cv3jax.training.previews import first_images
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import MeshPlan, mesh_plan
 from cv3jax.training.state import make_tx, selected, state_creator, state_shapes
+from cv3jax.training.throughput import flops_of
 from cv3jax.training.train_step import LossFn, make_train_step
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.bucket_sizes import Size
@@ -87,6 +88,7 @@ class AutoencoderStage:
         vae = VaeDescription(settings.json["model"], None)
         self.cascade = newest.about("vae", CascadeDescription(vae), {})
         self._compiled: dict[Size, Callable] = {}
+        self._flops: dict[Size, int | None] = {}
 
     def compile(self) -> None:
         """Compile the train step for every size of batch, and print the memory plan."""
@@ -98,10 +100,16 @@ class AutoencoderStage:
             programs, self.like, {"perceptual": kept}, max(batches, key=held)
         )
         self._compiled = dict(zip(self.data.sizes, compiled, strict=True))
+        counted = (flops_of([program]) for program in programs)
+        self._flops = dict(zip(self.data.sizes, counted, strict=True))
 
     def step(self, state: Any, batch: dict) -> tuple[Any, dict]:
         """Run the train step: (state, placed batch) → (state, metrics); the state is donated."""
         return by_size(self._compiled, batch)(state, self._frozen, batch)
+
+    def flops(self, batch: dict) -> int | None:
+        """Return the FLOPs of the update of a placed batch, or None."""
+        return by_size(self._flops, batch)
 
     def preview(self, directory: Path) -> Callable[[Any, int], np.ndarray]:
         """Return a function (ema, step) that writes a sheet of images and their round trips."""
@@ -200,7 +208,7 @@ def vae_program(
     """Return the program of an autoencoder's recipe. perceptual: the learned distance, or None."""
     init, tx = vae_init(model), make_tx(settings.optim, settings.train.steps)
     skip = settings.train.skip
-    like = state_shapes(init, tx, settings.seed, plan.mesh, skip.spike > 0)
+    like = state_shapes(init, tx, settings, plan.mesh)
     layout = Layout(plan.mesh, tree_specs(like.params, plan.mesh), settings.model["dtype"])
 
     def reconstruct(params, pixels, keys):

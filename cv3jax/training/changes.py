@@ -44,6 +44,7 @@ FIXED = {
     "model.": MODEL,
     "objective.prediction": "the model was trained with the old value",
     "schedule.": "the model was trained with the old schedule",
+    "optim.posthoc": STATE,
     "optim.freeze": STATE,
     "optim.kind": STATE,
     "optim.moments": STATE,

@@ -34,6 +34,7 @@ from cv3jax.training.programs import (
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import mesh_plan
 from cv3jax.training.state import state_creator
+from cv3jax.training.throughput import flops_of
 from data_pipeline.loading.bucket_sizes import Size
 
 
@@ -71,6 +72,7 @@ class DiffusionStage:
         self.data = loader(settings, self._records, tokenize, mesh, prepare)
         self.place = placer(mesh, settings.batch.size)
         self._compiled: dict[Size, tuple[Callable, Callable]] = {}
+        self._flops: dict[Size, int | None] = {}
         self._aside = self._load_aside()
 
     # what a stage that trains something else than the UNet's parameters has of its own
@@ -120,12 +122,18 @@ class DiffusionStage:
         frozen = {**self._frozen.params, **self._aside}
         made = compiled_and_announced(pairs, self.like, frozen, batches)
         both = zip(made[::2], made[1::2], strict=True)
+        each = (pairs[i : i + 2] for i in range(0, len(pairs), 2))
+        self._flops = dict(zip(sizes, map(flops_of, each), strict=True))
         self._compiled = dict(zip(sizes, both, strict=True))
 
     def step(self, state: Any, batch: dict) -> tuple[Any, dict]:
         """Run the train step: (state, placed batch) → (state, metrics); the state is donated."""
         encode, train = by_size(self._compiled, batch)
         return train(state, self._aside, encode(self._encoders, batch, state.key, state.step))
+
+    def flops(self, batch: dict) -> int | None:
+        """Return the FLOPs of the update of a placed batch, encoders included, or None."""
+        return by_size(self._flops, batch)
 
     @functools.cached_property
     def cascade_of_stage(self) -> Cascade:

@@ -29,6 +29,7 @@ class Account:
 
     def __init__(self):
         """Start the clock."""
+        self.now = ""  # the kind of what the host does
         self.seconds = dict.fromkeys(KINDS, 0.0)
         self._until = self._line = now()  # accounted for until here
         self._line_steps = self._line_data = 0.0
@@ -47,10 +48,12 @@ class Account:
     @contextlib.contextmanager
     def doing(self, kind: str) -> Iterator[None]:
         """Count the time of the block as `kind`; a "step" that compiled counts as "compile"."""
-        began, compiled = now(), self._compiled
+        began, compiled, before = now(), self._compiled, self.now
+        self.now = kind
         try:
             yield
         finally:
+            self.now = before
             self._host.append(
                 ("compile" if kind == "step" and self._compiled > compiled else kind, began, now())
             )
@@ -73,6 +76,10 @@ class Account:
     def total(self) -> float:
         """Return the seconds of all kinds."""
         return sum(self.seconds.values())
+
+    def busy(self) -> float:
+        """Return the seconds since the last line in which devices computed or waited for data."""
+        return self.seconds["step"] + self.seconds["data"] - self._line_steps - self._line_data
 
     def line(self) -> dict[str, float]:
         """Return the figures for a line of metrics.

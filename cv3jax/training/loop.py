@@ -14,12 +14,15 @@ from cv3jax.checkpoints.writing import remove_unfinished
 from cv3jax.distributed import preemption, processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.distributed.preemption import NonFiniteLossError
+from cv3jax.optim.power_ema import steps_of
+from cv3jax.training import heartbeat, posthoc
 from cv3jax.training.evaluations import Evaluations
 from cv3jax.training.goodput import Account
 from cv3jax.training.metrics import MetricsLog, NoLog
 from cv3jax.training.prefetch import Prefetch
 from cv3jax.training.profiling import tracing
 from cv3jax.training.skipping import Skips, not_finite
+from cv3jax.training.throughput import Throughput
 from cv3jax.training.train_step import TrainState, as_stored, from_stored, norms_of
 from cv3jax.training.work import Cadence as Cadence
 from cv3jax.training.work import Work as Work
@@ -80,6 +83,8 @@ def train_loop(
         # last logged line, also the checkpoint's
         start, pending, looked, account = 0, deque(), [], Account()
         skips = Skips(cadence.skip.most)
+        devices = jax.tree.leaves(work.like)[0].sharding.device_set
+        speed = Throughput(work.speed.images, sorted(devices, key=lambda one: one.id))
         at_end.callback(account.close)
         # a network file system may show them late to other processes
         if (latest := processes.first("latest", manager.latest_step)) is not None:
@@ -97,6 +102,7 @@ def train_loop(
             else NoLog()
         )
         at_end.callback(log.close)
+        heartbeat.note(name=work.name, step=start, steps=cadence.steps, doing=lambda: account.now)
 
         def evaluate(step: int, state: TrainState) -> None:
             seen = waiting(f"evaluating step {step}")
@@ -114,18 +120,24 @@ def train_loop(
         def settle(running: int) -> None:
             """Wait for all steps but the last `running`, and write the lines that are due."""
             while len(pending) > running:
-                step, metrics, damaged = pending.popleft()
+                step, metrics, damaged, flops = pending.popleft()
                 account.finished()
                 line = _due(step, cadence.log) or _due(step, cadence.save) or step == cadence.steps
                 if line or step % CHECK == 0:
                     runs.check_saved(manager)
                 looked.append((step, _look(step, metrics, skips, work.rate, manager)))
                 log.advance()
+                heartbeat.note(step=step)
+                speed.count(flops)
                 if line:
                     counts = {"damaged": damaged, **skips.line()}
-                    log.write(step, {**_mean(looked), **account.line(), **counts})
+                    rates = work.speed.rates(step - 1, skips.line().get("skipped", 0))
+                    figures = {**rates, **speed.line(account.busy()), **speed.memory()}
+                    log.write(step, {**_mean(looked), **figures, **account.line(), **counts})
                     looked.clear()
 
+        snapshots = steps_of(cadence.posthoc, cadence.steps) if cadence.posthoc else []
+        posthoc.forget(workdir, start)
         nothing = contextlib.nullcontext()
         # until the first step there is nothing to save, and a signal ends the process at once
         if work.compile and start < cadence.steps:
@@ -165,8 +177,9 @@ def train_loop(
                     jax.profiler.StepTraceAnnotation("train", step_num=step),
                 ):
                     state, metrics = work.step(state, batch)
+                    flops = work.speed.flops(batch)
                 account.started(metrics)
-                pending.append((step, metrics, batches.damaged))
+                pending.append((step, metrics, batches.damaged, flops))
                 last, stop = step == cadence.steps, noticed(before + step)
                 if not (last or stop):
                     with account.doing("data"):
@@ -175,12 +188,13 @@ def train_loop(
             show = show and (work.preview or work.evaluate)
             kept = _due(step, cadence.save) or _due(step, cadence.keep_every)
             save = kept or last or stop
+            snapshot = step in snapshots
             export = (_due(step, cadence.export) or (save and work.exports_all)) and not last
             # the grace of a stop is for the checkpoint; the next start evaluates
             assess = evaluations.due(step) and not stop
             # what uses the state waits for it; otherwise this step runs while the one before it is
             # checked
-            settle(0 if show or save or export or assess else 1)
+            settle(0 if show or save or export or assess or snapshot else 1)
             if show and work.evaluate:
                 # pictures go to the host
                 seen = waiting(f"evaluating step {step}")
@@ -202,6 +216,9 @@ def train_loop(
             if save and (export or assess or (show and work.preview)):
                 with account.doing("checkpoint"):
                     runs.finish(manager)
+            if snapshot:
+                with account.doing("checkpoint"), jax.transfer_guard("allow"):
+                    posthoc.keep(workdir, state.posthoc, step)
             if export and work.export:
                 with account.doing("checkpoint"), jax.transfer_guard("allow"):
                     work.export(state.ema)

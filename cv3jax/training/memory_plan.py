@@ -34,6 +34,7 @@ def memory_plan(
         "parameters": held(state.params),
         "moments": held(state.opt_state),
         "EMA": held(state.ema),
+        "post-hoc averages": held(state.posthoc),
         **{name: held(tree) for name, tree in frozen.items()},
         "batch": held(batches),
         "activations": max(program.memory_analysis().temp_size_in_bytes for program in compiled),

@@ -65,6 +65,12 @@ class OptimSettings:
     moments: str = field("Type in which the moments are stored.", one_of(*MOMENTS))
     lr: float | None = field("Highest learning rate.", number(above=0), None)
     ema: float | None = field("Decay of the parameters' average, which is exported.", _MEAN, None)
+    posthoc: int = field(
+        "Snapshots over the run of two averages of the parameters, from which `cv3jax ema` makes an"
+        " EMA of another length afterwards; the two take twice the parameters' memory; 0: none.",
+        whole(0, 1000),
+        0,
+    )
     freeze: str = field(
         "Parameters that are not trained: patterns of their paths, with commas between, such as"
         " down_*,*/self_attention; empty: none.",

@@ -132,7 +132,7 @@ def diffusion_programs(
             raise InputError(f"config.mesh: {problem}")
     init = init_of(model, t5.channels)
     tx = make_tx(settings.optim, settings.train.steps)
-    like = state_shapes(init, tx, settings.seed, mesh, settings.train.skip.spike > 0)
+    like = state_shapes(init, tx, settings, mesh)
     schedule = stage_schedule(settings)
 
     def denoiser(of: UNet, layout: Layout) -> Denoise:

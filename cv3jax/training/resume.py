@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from cv3jax.checkpoints import manifest, runs
 from cv3jax.distributed import processes
+from cv3jax.training import heartbeat
 from cv3jax.training.changes import Asked, check_changes, merged, read_history
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
@@ -38,7 +39,8 @@ def hold(workdir: Path):
                     " give one that all processes share"
                 )
             time.sleep(0.1)
-        yield
+        with heartbeat.beating(workdir) if processes.main() else contextlib.nullcontext():
+            yield
         processes.barrier("unlock")
 
 

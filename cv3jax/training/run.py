@@ -30,6 +30,7 @@ from cv3jax.training.resume import Resumed, check_resume, hold, record
 from cv3jax.training.scoring import OpenScorers
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import Stage
+from cv3jax.training.throughput import Speed, stage_rates
 from data_pipeline.io import extras
 from data_pipeline.io.errors import counted
 from data_pipeline.io.files import check_directory
@@ -108,7 +109,7 @@ def run(
             say_warmup(settings)
             say_source(f"{settings.stage}: {kind.origin}", workdir, latest)
         processes.barrier("set aside")
-        cadence = Cadence.of(settings.train, profile)
+        cadence = Cadence.of(settings.train, profile, settings.optim.posthoc)
         work = Work(
             settings.stage,
             stage.like,
@@ -119,6 +120,11 @@ def run(
             assess=assess,
             export=lambda ema: publish(stage, ema, workdir, kind.folder),
             compile=stage.compile,
+            speed=Speed(
+                settings.batch.size,
+                stage.flops,
+                stage_rates(settings.optim, settings.train.steps),
+            ),
             before=kind.before and kind.before(stage, workdir / "previews"),
             exports_all=kind.before is not None,
         )

@@ -29,6 +29,9 @@ class Stage(Protocol):
     def step(self, state: Any, batch: Any) -> tuple[Any, dict]:
         """Run the train step: (state, placed batch) → (state, metrics); the state is donated."""
 
+    def flops(self, batch: Any) -> int | None:
+        """Return the FLOPs of the update of a placed batch, or None (`throughput.flops_of`)."""
+
     def preview(self, directory: Path) -> Callable[[Any, int], Any]:
         """Return a function (ema, step) → uint8 [H, W, 3] that writes it into `directory` too."""
 

@@ -66,15 +66,18 @@ def attend_of(settings: StageSettings, mesh: Any) -> Callable:
         raise InputError(f"config.attention: {e}") from e
 
 
-def state_shapes(init: Callable, tx: Any, seed: int, mesh: Any, norms: bool = False) -> Any:
-    """Return the train state's shapes with shardings; with `norms` where spikes are skipped.
+def state_shapes(init: Callable, tx: Any, settings: StageSettings, mesh: Any) -> Any:
+    """Return the train state's shapes with shardings, as the recipe needs it.
 
     Raises:
         InputError: config.model's sizes do not make a model.
     """
     try:
-        key = jax.random.key(seed)
-        shape = jax.eval_shape(lambda key: create_state(init, tx, key, norms=norms), key)
+        key, norms = jax.random.key(settings.seed), settings.train.skip.spike > 0
+        posthoc = settings.optim.posthoc > 0
+        shape = jax.eval_shape(
+            lambda key: create_state(init, tx, key, norms=norms, posthoc=posthoc), key
+        )
     except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as e:
         hint = (
             "each of channels × channel_mult must be a multiple of groups and of head_dim, and"
@@ -96,8 +99,8 @@ def state_creator(
 
     def create():
         shardings = placement(like)
-        norms = like.norms is not None
-        fresh = jit_once(lambda key, given: create_state(init, tx, key, given, norms), shardings)
+        more = (like.norms is not None, like.posthoc is not None)
+        fresh = jit_once(lambda key, given: create_state(init, tx, key, given, *more), shardings)
         with waiting("making the train state"):
             params = None if load is None else load(like.params, shardings.params)
             return jax.block_until_ready(fresh(jax.random.key(seed), params))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cv3jax.optim import selection
+from cv3jax.optim import power_ema, selection
 from cv3jax.training.skipping import NOTHING, Skip, chosen, fresh_norms, judge
 
 # (params, frozen, batch, keys [B]) → (loss, metrics)
@@ -20,8 +20,8 @@ class TrainState:
     """Everything that training changes.
 
     It is built inside a jitted init: built outside, `ema` would alias `params`, and donation would
-    fail. As a tree it has `norms` only where there are some; without them it is that of every
-    checkpoint.
+    fail. As a tree it has `norms` and `posthoc` only where there are some; without them it is
+    that of every checkpoint.
     """
 
     step: jax.Array  # int32, updates done, including skipped ones
@@ -31,11 +31,16 @@ class TrainState:
     ema: Any  # float32, like params
     opt_state: Any
     norms: Any = None  # `fresh_norms`, where spikes are skipped
+    # σ_rel → average, float32 like params, where other averages are made afterwards
+    posthoc: Any = None
+
+
+_WHOLE = ("step", "key", "params", "ema", "opt_state")  # what every state has
 
 
 def _flatten(state: TrainState) -> tuple[list, tuple[str, ...]]:
     names = tuple(field.name for field in dataclasses.fields(TrainState))
-    names = names if state.norms is not None else names[:-1]
+    names = tuple(name for name in names if name in _WHOLE or getattr(state, name) is not None)
     return [(jax.tree_util.GetAttrKey(name), getattr(state, name)) for name in names], names
 
 
@@ -52,15 +57,19 @@ def create_state(
     key: jax.Array,
     params: Any = None,
     norms: bool = False,
+    posthoc: bool = False,
 ) -> TrainState:
     """Return a fresh state, whose parameters are `params` (another run's EMA) or `init(key)`.
 
-    norms: whether spikes will be skipped.
+    norms: whether spikes will be skipped. posthoc: whether power-function averages are kept.
     """
     key_init, key_run = jax.random.split(key)
     params = init(key_init) if params is None else params
     ema = jax.tree.map(jnp.copy, params)
     state = TrainState(jnp.zeros((), jnp.int32), key_run, params, ema, optimizer.init(params))
+    if posthoc:
+        averages = {f"{width:.2f}": jax.tree.map(jnp.copy, params) for width in power_ema.WIDTHS}
+        state = dataclasses.replace(state, posthoc=averages)
     return dataclasses.replace(state, norms=fresh_norms()) if norms else state
 
 
@@ -126,6 +135,19 @@ ALL = Selected()
 def ema_decay(decay: float, step: jax.Array) -> jax.Array:
     """Return min(decay, (1 + step)/(10 + step)): `decay`, but no longer than the run so far."""
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def averaged(state: TrainState, params: Any, select: Selected = ALL) -> Any:
+    """Return the power-function averages after the next update, or None where none are kept."""
+    if state.posthoc is None:
+        return None
+    gammas = [power_ema.exponent(width) for width in power_ema.WIDTHS]
+    now = state.step.astype(jnp.float32) + 1.0
+    new = {}
+    for (name, old), gamma in zip(sorted(state.posthoc.items()), gammas, strict=True):
+        share = power_ema.new_share(now, gamma, jnp)
+        new[name] = select.kept(optax.incremental_update(params, old, share), old)
+    return new
 
 
 def microbatches(batch: Any, count: int) -> Any:
@@ -211,6 +233,9 @@ def make_train_step(
             opt_state = chosen(fine, opt_state, state.opt_state)
             metrics["skipped"] = 1.0 - fine.astype(jnp.float32)
         metrics["param_norm"] = optax.tree.norm(params)
-        return TrainState(state.step + 1, state.key, params, ema, opt_state, norms), metrics
+        posthoc = averaged(state, params, select)
+        return TrainState(
+            state.step + 1, state.key, params, ema, opt_state, norms, posthoc
+        ), metrics
 
     return train_step

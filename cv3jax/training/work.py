@@ -7,6 +7,7 @@ from typing import Any
 from cv3jax.training.assessing import Assess
 from cv3jax.training.settings import TrainSettings
 from cv3jax.training.skipping import NOTHING, Skip
+from cv3jax.training.throughput import Speed
 from cv3jax.training.train_step import TrainState
 
 
@@ -27,10 +28,11 @@ class Cadence:
     export: int = 0  # exports of the cascade
     skip: Skip = NOTHING  # updates to skip
     eval: int = 0  # evaluations; also at the end
+    posthoc: int = 0  # snapshots of power-function averages, over the run
     best: str = ""  # the figure of theirs by which a checkpoint stays
 
     @classmethod
-    def of(cls, train: TrainSettings, profile: range | None) -> "Cadence":
+    def of(cls, train: TrainSettings, profile: range | None, posthoc: int = 0) -> "Cadence":
         """Return the cadence of a recipe's train section."""
         return cls(
             train.steps,
@@ -43,6 +45,7 @@ class Cadence:
             train.export_every,
             train.skip,
             train.eval_every,
+            posthoc,
             train.best,
         )
 
@@ -67,4 +70,5 @@ class Work:
     # where there is one already
     before: Callable[[Any], Any] | None = None
     exports_all: bool = False  # whether every checkpoint has its export
+    speed: Speed = Speed()  # noqa: RUF009 (a named tuple cannot change)
     rate: str = "optim.lr"  # the recipe's field with the learning rate

@@ -22,6 +22,9 @@ LINE = "{desc}: {percentage:.0f}%, {n_fmt}/{total_fmt} {unit} [{elapsed}<{remain
 LINE += "{postfix}]"
 
 
+waits: list[str] = []  # what is being waited for now, the innermost last
+
+
 class Lines:
     """A text stream for tqdm to write to: each of its updates becomes a line of `stream`."""
 
@@ -88,9 +91,11 @@ def waiting(what: str) -> Iterator[None]:
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
+    waits.append(what)
     try:
         yield
     finally:
+        waits.remove(what)
         done.set()
         thread.join()
     if said.is_set():

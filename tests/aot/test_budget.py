@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from cv3jax import recipes
-from cv3jax.aot import budget, flops
+from cv3jax.aot import budget
 from cv3jax.aot.budget_report import Hardware, Texts, figures, text
-from cv3jax.aot.chips import CHIPS
 from cv3jax.aot.roofline import chip_hours as hours_of_steps
 from cv3jax.commands import plan
 from cv3jax.distillation.parsing import parse_recipe
+from cv3jax.distributed.chips import CHIPS
+from cv3jax.kernels import flops
 from data_pipeline.io.errors import InputError
 
 NAME = "base_256"

@@ -13,13 +13,13 @@ from compile_figures import FIELDS, fake_figures
 from cv3jax import cli, recipes
 from cv3jax.aot import run as compiling
 from cv3jax.aot import topology
-from cv3jax.aot.chips import CHIPS
 from cv3jax.aot.progress import Progress
 from cv3jax.aot.report import text
 from cv3jax.aot.topology import Topology
 from cv3jax.commands import compile
 from cv3jax.distillation.parsing import parse_recipe
 from cv3jax.distributed.backend import prefer_cpu
+from cv3jax.distributed.chips import CHIPS
 
 
 @pytest.mark.parametrize(("fits", "code"), [(True, 0), (False, 3)])

@@ -15,11 +15,11 @@ from jax.sharding import PartitionSpec as P
 
 from cv3jax.aot import run as compiling
 from cv3jax.aot import topology
-from cv3jax.aot.chips import CHIPS
 from cv3jax.aot.programs import Program
 from cv3jax.aot.progress import Progress
 from cv3jax.aot.report import text
 from cv3jax.aot.topology import Topology
+from cv3jax.distributed.chips import CHIPS
 from cv3jax.distributed.mesh import make_mesh
 from data_pipeline.io.errors import InputError
 

@@ -5,12 +5,12 @@ import pytest
 from compile_figures import fake_figures
 
 from cv3jax import recipes
-from cv3jax.aot.flops import count_jaxpr
 from cv3jax.aot.programs import Drawn, program
 from cv3jax.aot.report import text
 from cv3jax.cascade import stage_network
 from cv3jax.cascade.sizes import Size
 from cv3jax.distillation.parsing import parse_recipe
+from cv3jax.kernels.flops import count_jaxpr
 from data_pipeline.io.errors import InputError
 
 FIELDS = ("batch.per_device=4", "batch.size=8", "mesh.data=2", "mesh.fsdp=1")

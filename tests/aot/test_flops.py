@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from cv3jax.aot import flops
 from cv3jax.distributed.mesh import make_mesh
-from cv3jax.kernels import attention
+from cv3jax.kernels import attention, flops
 
 
 def floats(*shape):

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cv3jax.aot import flops
 from cv3jax.diffusion.denoiser import guided, make_denoiser
 from cv3jax.diffusion.schedule import ddpm_sigma
+from cv3jax.kernels import flops
 from cv3jax.models.transformer import SpatialTransformer
 from cv3jax.models.unet import UNet
 

@@ -11,12 +11,12 @@ from compile_figures import fake_figures
 
 from cv3jax import recipes
 from cv3jax.aot import programs
-from cv3jax.aot.chips import CHIPS
 from cv3jax.aot.report import text
 from cv3jax.aot.run import room
 from cv3jax.cli import run_command
 from cv3jax.distillation.parsing import parse_recipe
 from cv3jax.distributed import backend
+from cv3jax.distributed.chips import CHIPS
 from cv3jax.training.memory_plan import held, plan_line
 
 NAMES = (backend.POOL, backend.OLD_POOL)

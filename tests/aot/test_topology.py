@@ -7,9 +7,9 @@ import pytest
 from jax.experimental import topologies
 
 from cv3jax.aot import topology
-from cv3jax.aot.chips import CHIPS, chip_of, group_bandwidth
 from cv3jax.aot.collectives import Collective
 from cv3jax.aot.roofline import Roofline, chip_hours, mfu_bound, roofline
+from cv3jax.distributed.chips import CHIPS, chip_of, group_bandwidth
 from data_pipeline.io.errors import InputError
 
 

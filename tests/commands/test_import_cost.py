@@ -89,6 +89,11 @@ config nope | unknown recipe 'nope'
 config scenes_vae --config.optim.lrr=1 | lrr
 compile --config=nope --topology v5e:2x2 | unknown recipe 'nope'
 compile --config=base_256 --topology v9:1 | unknown chip 'v9'
+ema nope --sigma-rel 0.08 --out w | WORKDIR nope: there is no such directory
+ema . --sigma-rel 0.4 --out w | --sigma-rel 0.4
+status nope | WORKDIR nope: there is no such directory
+status . | has no run
+status . --watch 0 | --watch 0: must be 1 or more
 plan --topology v5e:2x2 --recipes nope | unknown recipe 'nope'
 plan --topology v9:1 | unknown chip 'v9'
 convert --base nope --out w | --base nope

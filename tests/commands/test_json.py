@@ -87,8 +87,8 @@ def test_the_commands_below_are_all_that_run_models():
     judging = {f"judge-people {name}" for name in ("serve", "analyse", "plan", "export")}
     # tests/adapters/test_lora_commands.py reads their figures
     adapters = {f"lora {name}" for name in ("merge", "extract", "inspect", "compare", "convert")}
-    # and tests/aot/test_budget.py those of plan
-    assert WORK.keys() | {"config", "tables", "plan"} | judging | adapters >= {
+    # tests/aot/test_budget.py those of plan, and tests/training/test_{status,posthoc}.py theirs
+    assert WORK.keys() | {"config", "tables", "plan", "status", "ema"} | judging | adapters >= {
         name for name, (module, _) in cli.modules().items() if module.startswith("cv3jax.")
     }
 

@@ -43,6 +43,8 @@ STARTS = {
     ),
     "compile": ("jax", "--config=scenes_vae:tiny --topology v5e:2x2"),
     "plan": ("jax", "--recipes scenes_vae:tiny --topology v5e:2x2"),
+    "ema": ("jax", "{data} --sigma-rel 0.08 --out {out}"),
+    "status": ("ml_collections", "{data}"),
     "config": ("ml_collections", "scenes_vae"),
     "evaluate": (
         "jax",

@@ -49,7 +49,7 @@ def toy(
     `wrap` changes its jitted step, `before(step)` is called before each step, `width` is that of
     its matrix.
     """
-    work, state = toy_work(lr=lr, width=width, skip=cadence.skip)
+    work, state = toy_work(lr=lr, width=width, skip=cadence.skip, posthoc=cadence.posthoc > 0)
     step = wrap(work.step)
 
     def watched(state, batch):
@@ -61,7 +61,7 @@ def toy(
     return train_loop(work, workdir, state, cadence, {})[0]
 
 
-def toy_work(*, lr=0.1, width=1, skip=NOTHING) -> tuple[Work, TrainState]:
+def toy_work(*, lr=0.1, width=1, skip=NOTHING, posthoc=False) -> tuple[Work, TrainState]:
     """Return (what the loop trains, its first state)."""
     tx = optimizers.make_optimizer(
         optimizers.OptimizerSettings("adamw"), optax.constant_schedule(lr)
@@ -71,6 +71,7 @@ def toy_work(*, lr=0.1, width=1, skip=NOTHING) -> tuple[Work, TrainState]:
         tx,
         jax.random.key(0),
         norms=skip.spike > 0,
+        posthoc=posthoc,
     )
     step = make_train_step(squares, tx, decay=0.9, skip=skip)
     jitted, frozen = jax.jit(step, donate_argnums=0), jnp.array([[2.0], [-1.0]])

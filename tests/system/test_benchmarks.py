@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cv3jax.aot import flops, topology
-from cv3jax.aot.chips import CHIPS, chip_of
+from cv3jax.aot import topology
 from cv3jax.cascade.parts import model_shapes
 from cv3jax.diffusion.conditioning import make_cond, picture_sizes
+from cv3jax.distributed.chips import CHIPS, chip_of
+from cv3jax.kernels import flops
 from cv3jax.models.unet import UNet
 
 ROOT = Path(__file__).parents[2]
@@ -265,10 +266,7 @@ def test_mfu_is_of_the_chips_peak_and_has_a_bar(benchmark):
     "kind", [pytest.param("guided", marks=pytest.mark.slow), "guidance-conditioned"]
 )
 def test_a_distillation_step_has_the_flops_of_its_passes_and_update(kind, benchmark):
-    """The passes are two of the teacher, and the student forward and backward.
-
-    A guided teacher has twice the rows.
-    """
+    """The passes are two of the teacher, and the student forward and backward."""
     script = benchmark("distill")
     config = script.load("scenes_distill_relay:tiny", 2, "optim.kind=adamw")
     some = script.pieces(config, kind)

@@ -7,7 +7,7 @@ import pytest
 from documents import flat, read, result, rows
 
 from cv3jax import recipes
-from cv3jax.aot.chips import CHIPS
+from cv3jax.distributed.chips import CHIPS
 
 AT, CHIP, COUNT, MFU = "v5e:16x16", CHIPS["v5e"], 256, 0.4
 STAGES = ("base_256", "base_512", "base_aesthetic", "sr_1024", "relay_1024")

@@ -86,7 +86,7 @@ def test_a_distillation_allows_less_of_a_stage_s_fields():
         for name in ("distill_base", "base_aesthetic")
     )
     differ = {name for name in theirs if ours[name].rule.right != theirs[name].rule.right}
-    own = {"stage", "objective.text_drop", "train.export_every", "model.w_dim"}
+    own = {"stage", "objective.text_drop", "train.export_every", "model.w_dim", "optim.posthoc"}
     assert differ == own | {"schedule.zero_snr", "sample.guidance_rescale"}
     assert ENTRY in ours["distill.rounds"].rule.right
 
