@@ -92,6 +92,14 @@ def local(text: str, what: str = "") -> Path:
     return Path(text)
 
 
+def stored(text: str) -> Path:
+    """Return a flag's value that may be a path here or an address of s3:// or gs://, for argparse.
+
+    pathlib makes one slash of the two; `objects.store.address_of` returns the address.
+    """
+    return Path(text) if re.match("(s3|gs)://[^/]", text) else _path(text)
+
+
 def _path(text: str) -> Path:
     """Return `local` for argparse, which adds the flag's name to a message itself."""
     try:
