@@ -24,6 +24,25 @@ threading.Event().wait()
 """,
     "gs": """
 import socket, threading
+from http import HTTPStatus
+from gcp_storage_emulator.exceptions import NotFound
+from gcp_storage_emulator.handlers import objects
+
+insert = objects.insert
+
+def checked(request, response, storage, *args, **kwargs):  # the emulator ignores ifGenerationMatch
+    wanted = request.query.get("ifGenerationMatch")
+    if wanted:
+        try:
+            held = storage.get_file_obj(request.params["bucket_name"], request.query["name"][0])
+        except NotFound:
+            held = {"generation": 0}
+        if str(held["generation"]) != wanted[0]:
+            response.status = HTTPStatus.PRECONDITION_FAILED
+            return response.json({"error": {"code": 412, "message": "conditionNotMet"}})
+    return insert(request, response, storage, *args, **kwargs)
+
+objects.insert = checked
 from gcp_storage_emulator.server import create_server
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))

@@ -155,10 +155,8 @@ class Store:
                 headers={"Content-Type": "application/octet-stream"},
                 json_out=True,
             )
-        except Exception as e:
-            if str(getattr(e, "code", "")) == "412":
-                raise LostError(name) from e
-            raise
+        except FileExistsError as e:  # what gcsfs makes of a failed precondition
+            raise LostError(name) from e
         return str(answer["generation"])
 
     def _tried(self, name: str, act: Callable[[], T]) -> T:
