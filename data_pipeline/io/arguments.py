@@ -93,10 +93,7 @@ def local(text: str, what: str = "") -> Path:
 
 
 def stored(text: str) -> Path:
-    """Return a flag's value that may be a path here or an address of s3:// or gs://, for argparse.
-
-    pathlib makes one slash of the two; `objects.store.address_of` returns the address.
-    """
+    """Return a path here, or an s3:// or gs:// that `address_of` knows again, for argparse."""
     return Path(text) if re.match("(s3|gs)://[^/]", text) else _path(text)
 
 
