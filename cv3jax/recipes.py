@@ -17,6 +17,8 @@ from data_pipeline.io.errors import InputError
 
 # what every recipe has
 SECTIONS = ("stage", "seed", "mesh", "batch", "data", "model", "objective", "optim", "train")
+# fields that may also name an address in an object store
+STORED = ("cascade", "init_from")
 # files beside the recipes that are none
 SHARED = ("__init__", "common", "common_distillation", "common_lora")
 
@@ -254,6 +256,8 @@ def leaves(values: dict, prefix: str = "") -> dict[str, Any]:
 def _check_paths(values: dict) -> None:
     """Raise InputError where a field names a place that is none of this machine's file systems."""
     for name, value in leaves(values).items():
+        if name in STORED and re.match("(s3|gs)://[^/]", str(value)):
+            continue
         if isinstance(value, str) and value:
             for one in value.split(","):  # config.data.path may have several, with weights
                 local(one.strip() or ".", f"config.{name} =")

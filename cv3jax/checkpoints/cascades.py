@@ -15,6 +15,7 @@ from cv3jax.checkpoints.description import CascadeDescription
 from data_pipeline.io.bounded_json import SETTINGS, load_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
+from data_pipeline.io.objects import reading
 
 CASCADE = "cascade.json"
 DIGEST = "sha256"  # its field with the hash of the others; cascades of earlier versions lack it
@@ -123,7 +124,7 @@ def cascade_at(path: str | Path) -> Path | None:
     It is `path` itself, or the `path`/cascade that a run wrote. Where nothing is at `path`, it is
     the packaged cascade of that name.
     """
-    path = Path(path)
+    path = reading.local(path)
     if str(path) in packaged() and not path.exists():
         return PACKAGED / path
     return next((place for place in (path, path / "cascade") if (place / CASCADE).is_file()), None)
@@ -135,6 +136,7 @@ def find_cascade(path: str | Path) -> Path:
     A message names the checkpoint that is taken. For a distillation it is that of the last round.
     Raises InputError where there is neither.
     """
+    path = reading.local(path)
     if (place := cascade_at(path)) is not None:
         return place
     for run in (Path(path), *newest.rounds(Path(path))):
@@ -172,7 +174,8 @@ def pinned(path: str | Path) -> Path:
 
     So everyone who reads it later reads the same. Raises InputError as `find_cascade` does.
     """
-    return Path(path) if cascade_at(path) is not None else find_cascade(path)
+    path = reading.local(path)
+    return path if cascade_at(path) is not None else find_cascade(path)
 
 
 def read_cascade(path: str | Path) -> tuple[Path, CascadeDescription]:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from cv3jax.checkpoints import cascades
 from cv3jax.kernels import KINDS
 from cv3jax.recipes import evaluations_by, fields_called, recipes
-from data_pipeline.io.arguments import Parser
+from data_pipeline.io.arguments import Parser, stored
 from data_pipeline.io.errors import InputError
 
 # without --tile, of commands that ask the compiled programs
@@ -63,14 +63,18 @@ def _field_hint(flag: str) -> str:
     return f"it is a field of the recipe, so give {' or '.join(f'--config.{f}' for f in fields)}"
 
 
-def add_workdir(parser: Parser) -> None:
-    """Add --workdir, the directory in which a run keeps all that it makes."""
+def add_workdir(parser: Parser, *, stores: bool = False) -> None:
+    """Add --workdir, the directory in which a run keeps all that it makes.
+
+    stores: it may also be an address in an object store.
+    """
     parser.add_argument(
         "--workdir",
         required=True,
-        type=Path,
+        type=stored if stores else Path,
         metavar="DIR",
-        help="directory for all files of the run; an existing run is resumed",
+        help="directory for all files of the run; an existing run is resumed"
+        + ("; or an address: s3://bucket/run or gs://bucket/run" if stores else ""),
     )
 
 
@@ -82,7 +86,7 @@ def add_out(parser: Parser, help: str) -> None:
 def add_checkpoint(parser: Parser, help: str, *, required: bool = True) -> None:
     """Add --checkpoint, the trained cascade that a command reads."""
     action = parser.add_argument(
-        "--checkpoint", required=required, type=Path, metavar="DIR", help=help
+        "--checkpoint", required=required, type=stored, metavar="DIR", help=help
     )
     action.completer = _checkpoints
 

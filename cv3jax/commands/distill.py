@@ -15,6 +15,8 @@ from cv3jax.distributed.preemption import preemptible
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import counted
 from data_pipeline.io.figures import add_json, check_json, reporting
+from data_pipeline.io.objects.mirror import mirrored
+from data_pipeline.io.objects.store import address_of
 from data_pipeline.io.progress import say
 
 EXAMPLE = """cv3jax distill --config=scenes_distill_base --workdir runs/fast_base \\
@@ -24,7 +26,7 @@ EXAMPLE = """cv3jax distill --config=scenes_distill_base --workdir runs/fast_bas
 def parser() -> Parser:
     """Return the parser of `cv3jax distill`."""
     made = command_line.command("distill", __doc__, EXAMPLE, config=True)
-    command_line.add_workdir(made)
+    command_line.add_workdir(made, stores=True)
     command_line.add_allow_changed(made)
     processes.add_flags(made)
     add_json(made)
@@ -45,15 +47,19 @@ def main(argv: list[str] | None = None) -> None:
         from cv3jax.evaluation.scorers import open_scorers
 
     processes.start(args)
-    with preemptible(args.workdir), reporting(args.json) as report:
-        figures = run(settings, args.workdir, args.allow_changed, source, open_scorers)
+    with (
+        mirrored(args.workdir, main=processes.main()) as workdir,
+        preemptible(workdir),
+        reporting(args.json) as report,
+    ):
+        processes.barrier("mirror")
+        figures = run(settings, workdir, args.allow_changed, source, open_scorers)
         if processes.main():
             least = figures["rounds"][-1]["steps"]
             said = (
                 f"{figures['stage']}: {counted(len(figures['rounds']), 'round')} to"
                 f" {counted(least, 'step')} in {figures['seconds']:.0f} s"
             )
-            say(
-                f"{said}, checkpoint in {args.workdir}/cascade, quality.md and rounds.png beside it"
-            )
+            place = address_of(args.workdir) or args.workdir
+            say(f"{said}, checkpoint in {place}/cascade, quality.md and rounds.png beside it")
             report(figures)

@@ -24,6 +24,8 @@ from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError, StoppedError, counted
 from data_pipeline.io.figures import add_json, check_json, reporting
+from data_pipeline.io.objects.mirror import mirrored
+from data_pipeline.io.objects.store import address_of
 from data_pipeline.io.progress import say
 from data_pipeline.loading.damaged import readable
 
@@ -40,7 +42,7 @@ def parser() -> Parser:
 
 def add_run(parser: Parser) -> None:
     """Add the flags of a command that trains, or resumes a run."""
-    command_line.add_workdir(parser)
+    command_line.add_workdir(parser, stores=True)
     parser.add_argument(
         "--resume-from",
         type=int,
@@ -145,14 +147,19 @@ def _train(
         from cv3jax.evaluation.scorers import open_scorers
 
     processes.start(args)
-    with preemptible(args.workdir), reporting(args.json) as report:
-        given = (args.workdir, args.resume_from, args.allow_changed, source, open_scorers)
+    with (
+        mirrored(args.workdir, main=processes.main()) as workdir,
+        preemptible(workdir),
+        reporting(args.json) as report,
+    ):
+        processes.barrier("mirror")
+        given = (workdir, args.resume_from, args.allow_changed, source, open_scorers)
         figures = run(settings, *given)
         if processes.main():
             done = (
                 f"{figures['stage']}: {counted(figures['steps'], 'step')} in"
                 f" {figures['seconds']:.0f} s"
             )
-            say(f"{done}, {made} in {args.workdir}/{place}")
+            say(f"{done}, {made} in {address_of(args.workdir) or args.workdir}/{place}")
             report(figures)
             last()

@@ -92,6 +92,11 @@ def local(text: str, what: str = "") -> Path:
     return Path(text)
 
 
+def stored(text: str) -> Path:
+    """Return a path here, or an s3:// or gs:// that `address_of` knows again, for argparse."""
+    return Path(text) if re.match("(s3|gs)://[^/]", text) else _path(text)
+
+
 def _path(text: str) -> Path:
     """Return `local` for argparse, which adds the flag's name to a message itself."""
     try:

@@ -20,6 +20,8 @@ EXTRAS = {
     ),
     "data": ("ahocorasick", "apache_beam", "httpx", "pyarrow"),
     "heic": ("pillow_heif",),
+    "gcs": ("gcsfs",),
+    "s3": ("s3fs",),
     "hub": ("huggingface_hub",),
     "torch": ("torch",),
     "expand": ("httpx",),

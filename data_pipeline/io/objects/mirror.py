@@ -1,0 +1,181 @@
+"""A run's directory whose home is a bucket: a directory on this machine's disk, and its copy there.
+
+The run works in the local directory as in any other. A thread publishes it whenever a checkpoint, a
+part or a cascade is complete, and every so often where only its log has grown.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.files import read_json, replacing
+from data_pipeline.io.objects import snapshots
+from data_pipeline.io.objects.lease import SECONDS, Lease
+from data_pipeline.io.objects.store import LostError, Store, address_of
+from data_pipeline.io.progress import say
+
+LOOK = 2.0  # seconds between two looks for something complete
+LOGS = 30.0  # seconds between two publications of logs alone
+# where the local directories are
+PLACE, DEFAULT = "CV3JAX_STORES", "~/.cache/cv3jax/stores"
+LEASE = "CV3JAX_LEASE_SECONDS"
+
+
+def place_of(address: str) -> Path:
+    """Return the directory of this machine that belongs to an address."""
+    base = Path(os.environ.get(PLACE) or os.path.expanduser(DEFAULT))
+    return base / hashlib.sha256(address.encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def mirrored(workdir: Path, flag: str = "--workdir", *, main: bool = True) -> Iterator[Path]:
+    """Yield the directory to work in: `workdir`, or of an address its local directory.
+
+    For an address, this process has the lease during the block. What is complete is published in
+    the background, and all of it when the block ends, however it ends. main: whether this is the
+    process that does so; the others only get the path.
+
+    Raises:
+        InputError: another run has the lease, or the store refuses.
+        OSError: the store fails; what was published before remains.
+    """
+    address = address_of(workdir)
+    if address is None or not main:
+        yield workdir if address is None else place_of(address) / "work"
+        return
+    store = Store(address)
+    lease = Lease(store, flag, _lease_seconds())
+    try:
+        mirror = _Mirror(store, lease)
+        mirror.pull()
+        thread = threading.Thread(target=mirror.watch, name="mirror", daemon=True)
+        thread.start()
+        try:
+            yield mirror.work
+        finally:
+            mirror.end.set()
+            thread.join()
+            mirror.publish()
+    finally:
+        lease.release()
+
+
+def _lease_seconds() -> float:
+    text = os.environ.get(LEASE)
+    try:
+        seconds = float(text) if text else SECONDS
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 3600:
+        raise InputError(f"{LEASE}={text}: give the seconds of a lease, from 1 to 3600")
+    return seconds
+
+
+class _Mirror:
+    """The local directory of an address, and what was published of it."""
+
+    def __init__(self, store: Store, lease: Lease):
+        self._store, self._lease, self.end = store, lease, threading.Event()
+        place = place_of(store.address)
+        self.work, self._staging, self._state = (
+            place / name for name in ("work", "staging", "state.json")
+        )
+        self._tree: tuple | None = None
+        self._seen: tuple = ()
+        self._logs = time.monotonic()
+
+    def pull(self) -> None:
+        """Make the local directory what was published, unless it is that or newer already."""
+        self._tree = snapshots.read_tree(self._store)
+        if self._tree is not None:
+            snapshots.clean(self._store, self._tree[0])  # what a killed upload left
+        then = read_json(self._state).get("stamp") if self._state.exists() else None
+        if self.work.exists() and then == (self._tree and self._tree[1]):
+            return  # nobody else has published since
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir(parents=True)
+        if self._tree is not None:
+            say(f"cv3jax: fetching {self._store.address}")
+            self._tree = snapshots.fetch(self._store, self.work)
+        self._keep()
+
+    def watch(self) -> None:
+        """Publish what becomes complete, until `end` is set."""
+        failed = False
+        while not self.end.wait(LOOK):
+            try:
+                if self._due():
+                    self.publish()
+                failed = False
+            except (OSError, InputError, LostError) as e:
+                if not failed:
+                    say(
+                        f"cv3jax: {self._store.address} was not written ({first_line(e)}); it is"
+                        " tried again, and the run continues"
+                    )
+                failed = True
+
+    def publish(self) -> None:
+        """Publish what is complete now. Raises InputError, OSError."""
+        self._lease.check()
+        if not self.work.exists():
+            return
+        shutil.rmtree(self._staging, ignore_errors=True)
+        digests = self._stage()
+        try:
+            self._tree = snapshots.publish(
+                self._store, self._staging, digests, self._tree, self._lease.check
+            )
+        except LostError as e:
+            raise InputError(
+                f"{self._store.address}: another run has written there meanwhile; this run writes"
+                " nothing more"
+            ) from e
+        finally:
+            shutil.rmtree(self._staging, ignore_errors=True)
+        self._logs = time.monotonic()
+        self._keep()
+
+    def _stage(self) -> dict[str, str | None]:
+        """Link or copy what is complete into the staging directory. Returns its hashes.
+
+        Files of checkpoints and parts never change, and links keep them where the run removes them.
+        """
+        for _ in range(100):
+            try:
+                found = snapshots.whole(self.work)
+                for name, digest in found.items():
+                    target = self._staging / name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    take = shutil.copy2 if digest is None else os.link
+                    take(self.work / name, target)
+                self._staging.mkdir(parents=True, exist_ok=True)
+                return found
+            except (snapshots.MovedError, FileNotFoundError):  # something is being replaced
+                shutil.rmtree(self._staging, ignore_errors=True)
+                time.sleep(0.1)
+        raise OSError(11, "it changes all the time", str(self.work))
+
+    def _due(self) -> bool:
+        """Return whether something is complete that was not, or the log is to be published."""
+        try:
+            found = snapshots.whole(self.work)
+        except (snapshots.MovedError, FileNotFoundError):
+            return False
+        seen = tuple(sorted(name for name, digest in found.items() if digest))
+        if seen != self._seen:
+            self._seen = seen
+            return True
+        return time.monotonic() - self._logs > LOGS
+
+    def _keep(self) -> None:
+        """Note which state of the bucket the local directory is, or is ahead of."""
+        with replacing(self._state) as temporary:
+            temporary.write_text(json.dumps({"stamp": self._tree and self._tree[1]}))

@@ -1,0 +1,205 @@
+"""A directory in a bucket: its files as objects, and `tree.json`, which is written last.
+
+A reader takes only what tree.json names, and compares size and SHA-256. A file that has not changed
+is carried by reference: tree.json names the object that has it already.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from data_pipeline.io.bounded_json import OWN, ParseError, load_json, parse_json
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.objects.store import Found, Store
+
+NAME = "tree.json"
+DATA = "data"  # the folder of all other objects
+AT_ONCE = 8  # files that are sent or fetched together
+TRIES = 4  # of a file that came cut or changed
+MANIFEST = "manifest.json"  # of a checkpoint or a part: {"files": {name: [size, SHA-256]}}
+_UNFINISHED = (".orbax-checkpoint-tmp", ".partial", ".tmp", ".writing")
+Files = dict[str, list]  # relative name → [size, SHA-256, object]
+
+
+class MovedError(Exception):
+    """A directory was being replaced while it was looked at."""
+
+
+def whole(folder: Path) -> dict[str, str | None]:
+    """Return {relative name: SHA-256 where it is known} of the finished files below a directory.
+
+    Left out are files that are being written, and checkpoints that lack a file of their manifest,
+    because they are being removed. Raises MovedError.
+    """
+    found: dict[str, str | None] = {}
+    for place, folders, names in os.walk(folder):
+        if any(name.endswith((".replaced", ".replacing")) for name in folders):
+            raise MovedError
+        here = Path(place)
+        kept = None
+        if MANIFEST in names:
+            kept = _signed(here)
+        if (MANIFEST in names and kept is None) or (
+            here.name.isdigit() and here.parent.name == "checkpoints" and MANIFEST not in names
+        ):
+            folders.clear()
+            continue
+        folders[:] = [one for one in folders if not one.startswith(".") and not _passing(one)]
+        for name in names:
+            if not name.startswith(".") and not _passing(name):
+                found.setdefault(str((here / name).relative_to(folder)), None)
+        for name, digest in (kept or {}).items():
+            found[str((here / name).relative_to(folder))] = digest
+    return found
+
+
+def _passing(name: str) -> bool:
+    return any(mark in name for mark in _UNFINISHED)
+
+
+def _signed(folder: Path) -> dict[str, str] | None:
+    """Return the hashes of a manifest, or None where a file of it is not there."""
+    try:
+        files = load_json(folder / MANIFEST)["files"]
+        fits = all((folder / name).stat().st_size == size for name, (size, _) in files.items())
+        return {name: digest for name, (_, digest) in files.items()} if fits else None
+    except (OSError, ParseError, ValueError, KeyError, TypeError):
+        return None
+
+
+def read_tree(store: Store) -> tuple[Files, str] | None:
+    """Return (files, stamp) of what was published last, or None.
+
+    Raises InputError where tree.json is damaged, OSError.
+    """
+    found = store.read(NAME)
+    return None if found is None else (_files(found, store), found.stamp)
+
+
+def _files(found: Found, store: Store) -> Files:
+    try:
+        value = parse_json(found.data, OWN)
+        files = value["files"]
+        if value["sha256"] != digest_of(files):
+            raise ValueError("its hash is of others")
+        for name, (size, digest, place) in files.items():
+            if not isinstance(size, int) or not isinstance(digest, str) or ".." in name.split("/"):
+                raise ValueError("a file is described wrongly")
+            if name.startswith("/") or not isinstance(place, str):
+                raise ValueError("a file is described wrongly")
+    except (ParseError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise InputError(
+            f"{store.address}/{NAME} is damaged ({e}); restore an earlier version of it"
+        ) from e
+    return files
+
+
+def publish(
+    store: Store,
+    folder: Path,
+    digests: dict[str, str | None],
+    before: tuple[Files, str] | None,
+    allowed: Callable[[], None] = lambda: None,
+) -> tuple[Files, str]:
+    """Publish the files of a directory that does not change meanwhile. Returns (files, stamp).
+
+    digests: as `whole` returns. before: what was published last. allowed: raises where this process
+    may no longer write. What nothing names any more is removed afterwards.
+
+    Raises:
+        LostError: another process has published.
+        OSError: the store fails; what was published before remains.
+    """
+    old = before[0] if before else {}
+    version = f"{DATA}/{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+
+    def described(name: str) -> list:
+        path = folder / name
+        size, digest = path.stat().st_size, digests[name] or _hash(path)
+        if name in old and old[name][:2] == [size, digest]:
+            return old[name]
+        return [size, digest, f"{version}/{name}"]
+
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        files = dict(zip(digests, pool.map(described, digests), strict=True))
+        new = [name for name in files if files[name][2].startswith(f"{version}/")]
+        for _ in range(TRIES):
+            there = store.sizes(version) if new else {}
+            missing = [name for name in new if there.get(files[name][2]) != files[name][0]]
+            if not missing:
+                break
+            list(pool.map(lambda name: store.upload(folder / name, files[name][2]), missing))
+        else:
+            there = store.sizes(version)
+            cut = [name for name in new if there.get(files[name][2]) != files[name][0]]
+            if cut:
+                raise OSError(5, f"{cut[0]} was stored cut {TRIES} times", store.address)
+    allowed()
+    text = json.dumps({"files": files, "sha256": digest_of(files)}, sort_keys=True).encode()
+    stamp = store.replace(NAME, text, before[1] if before else None)
+    clean(store, files)
+    return files, stamp
+
+
+def clean(store: Store, files: Files) -> None:
+    """Remove the objects that no file is in: of earlier states, and of killed uploads."""
+    named = {place for _, _, place in files.values()}
+    store.remove([name for name in store.sizes(DATA) if name not in named])
+
+
+def fetch(
+    store: Store, folder: Path, wanted: Callable[[Files], Files] = lambda files: files
+) -> tuple[Files, str] | None:
+    """Write what was published last into an empty directory. Returns (files, stamp), or None.
+
+    Raises:
+        InputError: an object is not what was published.
+        OSError: the store fails.
+    """
+    for left in reversed(range(TRIES)):
+        tree = read_tree(store)
+        if tree is None:
+            return None
+        try:
+            with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(lambda item: _get(store, folder, *item), wanted(tree[0]).items()))
+            return tree
+        except FileNotFoundError as e:
+            # a run may have published again, and removed what it replaced
+            again = read_tree(store)
+            if not left or again is None or again[1] == tree[1]:
+                raise InputError(
+                    f"{store.address}: an object that {NAME} names is missing ({e}); restore it"
+                ) from e
+    raise AssertionError("there is at least one try")
+
+
+def _get(store: Store, folder: Path, name: str, about: list) -> None:
+    size, digest, place = about
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(TRIES):
+        if path.exists() and path.stat().st_size == size and _hash(path) == digest:
+            return
+        store.download(place, path)
+    if path.stat().st_size == size and _hash(path) == digest:
+        return
+    raise InputError(
+        f"{store.address}/{place} is not as it was published ({path.stat().st_size:,} of {size:,}"
+        f" bytes came, {TRIES} times); restore it"
+    )
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(files: Files) -> str:
+    """Return the hash of what a tree names."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()

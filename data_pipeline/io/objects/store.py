@@ -1,0 +1,181 @@
+"""Objects of one bucket below one address, by s3fs or gcsfs, with bounded tries.
+
+A write appears whole or not at all. `replace` writes only where the object is still the one that
+was read (If-Match and If-None-Match in S3, ifGenerationMatch in GCS).
+"""
+
+import errno
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from data_pipeline.io import extras
+from data_pipeline.io.errors import InputError, first_line
+
+TRIES = 6  # of one request, beside those of the libraries themselves
+WAIT = 0.5  # seconds before the second try; twice as many before each one after it
+_ADDRESS = re.compile(r"(s3|gs):/+([^/]+)/*(.*?)/*\Z")  # pathlib leaves one slash of two
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, InputError)
+T = TypeVar("T")
+
+
+class Found(NamedTuple):
+    """An object's content, and what tells it from a later one of that name."""
+
+    data: bytes
+    stamp: str
+
+
+class LostError(Exception):
+    """Another process has written the object meanwhile."""
+
+
+def address_of(path: str | Path) -> str | None:
+    """Return the address in an object store that a flag's path means, or None for a local path."""
+    found = _ADDRESS.match(str(path))
+    return f"{found[1]}://{found[2]}/{found[3]}".rstrip("/") if found else None
+
+
+class Store:
+    """What is below an address."""
+
+    def __init__(self, address: str, *, tries: int = TRIES):
+        """Open the store. Raises InputError where the library for it is not installed."""
+        self.address, self._tries = address, tries
+        self._s3 = address.startswith("s3://")
+        if self._s3:
+            made = extras.load("s3fs", address).S3FileSystem
+            limits = {"connect_timeout": 10, "read_timeout": 60}
+            self._fs = made(use_listings_cache=False, config_kwargs=limits)
+        else:
+            # the class that is exported asks each bucket for its kind by gRPC, for zonal buckets
+            made = extras.load("gcsfs", address).core.GCSFileSystem
+            self._fs = made(use_listings_cache=False)
+        self._bucket, _, self._root = address.partition("://")[2].partition("/")
+
+    def read(self, name: str) -> Found | None:
+        """Return an object, or None where there is none. Raises OSError."""
+
+        def get() -> Found:
+            place = self._place(name)
+            # the stamp comes first: if the object is replaced between the two, `replace` refuses
+            stamp = self._stamp(self._fs.info(place))
+            return Found(self._fs.cat_file(place), stamp)
+
+        try:
+            return self._tried(name, get)
+        except FileNotFoundError:
+            return None
+
+    def replace(self, name: str, data: bytes, stamp: str | None) -> str:
+        """Write an object where it still has `stamp` (None: where there is none).
+
+        Returns its new stamp. Raises LostError, OSError.
+        """
+
+        def put() -> str:
+            return self._put_s3(name, data, stamp) if self._s3 else self._put_gs(name, data, stamp)
+
+        try:
+            return self._tried(name, put)
+        except LostError:
+            # the answer to an earlier try may have been lost
+            if (found := self.read(name)) and found.data == data:
+                return found.stamp
+            raise
+
+    def upload(self, path: Path, name: str) -> None:
+        """Write a file as an object. Raises OSError."""
+        self._tried(name, lambda: self._fs.put_file(str(path), self._place(name)))
+
+    def download(self, name: str, path: Path) -> None:
+        """Write an object to a file. Raises OSError; FileNotFoundError where there is none."""
+        self._tried(name, lambda: self._fs.get_file(self._place(name), str(path)))
+
+    def copy(self, source: str, name: str) -> None:
+        """Have the store copy an object of the full address `source`. Raises OSError."""
+        place = source.partition("://")[2]
+        self._tried(name, lambda: self._fs.cp_file(place, self._place(name)))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return {name: bytes} of all objects below a folder. Raises OSError."""
+        start = self._place(folder)
+
+        def listed() -> dict[str, int]:
+            found = self._fs.find(start, detail=True)
+            return {
+                folder + path[len(start) :]: int(about["size"]) for path, about in found.items()
+            }
+
+        try:
+            return self._tried(folder, listed)
+        except FileNotFoundError:
+            return {}
+
+    def remove(self, names: list[str]) -> None:
+        """Remove objects; those that are gone are no error. Raises OSError."""
+        for name in names:
+            try:
+                self._tried(name, lambda name=name: self._fs.rm_file(self._place(name)))
+            except FileNotFoundError:
+                continue
+
+    def _place(self, name: str) -> str:
+        return "/".join(part for part in (self._bucket, self._root, name) if part)
+
+    def _stamp(self, about: dict[str, Any]) -> str:
+        return str(about["ETag"] if self._s3 else about["generation"])
+
+    def _put_s3(self, name: str, data: bytes, stamp: str | None) -> str:
+        key = "/".join(part for part in (self._root, name) if part)
+        only = {"IfNoneMatch": "*"} if stamp is None else {"IfMatch": stamp}
+        try:
+            answer = self._fs.call_s3("put_object", Bucket=self._bucket, Key=key, Body=data, **only)
+        except FileExistsError as e:
+            raise LostError(name) from e
+        except Exception as e:
+            code = getattr(e, "response", {}).get("Error", {}).get("Code", "")
+            if code in ("PreconditionFailed", "412", "NoSuchKey") or "pre-condition" in str(e):
+                raise LostError(name) from e
+            raise
+        return str(answer["ETag"])
+
+    def _put_gs(self, name: str, data: bytes, stamp: str | None) -> str:
+        key = "/".join(part for part in (self._root, name) if part)
+        try:
+            answer = self._fs.call(
+                "POST",
+                f"{self._fs._location}/upload/storage/v1/b/{self._bucket}/o",
+                uploadType="media",
+                name=key,
+                ifGenerationMatch="0" if stamp is None else stamp,
+                data=data,
+                headers={"Content-Type": "application/octet-stream"},
+                json_out=True,
+            )
+        except FileExistsError as e:  # what gcsfs makes of a failed precondition
+            raise LostError(name) from e
+        return str(answer["generation"])
+
+    def _tried(self, name: str, act: Callable[[], T]) -> T:
+        """Return `act()`, tried again with growing waits where the store fails."""
+        wait = WAIT
+        for left in reversed(range(self._tries)):
+            try:
+                return act()
+            except (LostError, *_FINAL) as e:
+                if isinstance(e, PermissionError):
+                    raise InputError(
+                        f"{self.address}: the store refuses {name} ({first_line(e)}); check that"
+                        " your credentials may read and write there"
+                    ) from e
+                raise
+            except Exception as e:  # of whichever library reaches that store
+                if not left:
+                    line = f"{name}: the store failed {self._tries} times ({first_line(e)})"
+                    raise OSError(errno.EIO, line, self.address) from e
+            time.sleep(wait)
+            wait *= 2
+        raise AssertionError("there is at least one try")
