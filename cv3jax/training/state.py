@@ -73,8 +73,8 @@ def state_shapes(init: Callable, tx: Any, settings: StageSettings, mesh: Any) ->
         InputError: config.model's sizes do not make a model.
     """
     try:
-        key, norms = jax.random.key(settings.seed), settings.train.skip.spike > 0
-        posthoc = settings.optim.posthoc > 0
+        key = jax.random.key(settings.seed)
+        norms, posthoc = settings.train.skip.spike > 0, settings.optim.posthoc > 0
         shape = jax.eval_shape(
             lambda key: create_state(init, tx, key, norms=norms, posthoc=posthoc), key
         )

@@ -50,7 +50,7 @@ NO_STEP_DRAWS = {
     ),
     # shapes alone
     "cv3jax/lora/programs.py": ("jax.eval_shape(trained, jax.random.key(0))",),
-    "cv3jax/training/state.py": ("key = jax.random.key(seed)",),
+    "cv3jax/training/state.py": ("key = jax.random.key(settings.seed)",),
     "cv3jax/training/frozen.py": ("jax.eval_shape(init, jax.random.key(0))",),
     "data_pipeline/loading/damaged.py": ("start = pick.cell, rng.bit_generator.state",),  # no draw
 }
