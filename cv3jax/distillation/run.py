@@ -36,6 +36,7 @@ from cv3jax.distillation.teachers import taught
 from cv3jax.distributed import processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.recipes import Source
+from cv3jax.training import heartbeat
 from cv3jax.training.agreement import check_agreement
 from cv3jax.training.assessing import announce
 from cv3jax.training.changes import Asked, keep_history
@@ -98,6 +99,7 @@ def run(
         evaluations = RoundEvaluations(work, scorers)
         bench = make_bench(work)
         if processes.main():  # nothing is written before all that may be refused was looked at
+            heartbeat.begin()
             fields = recipe_fields(stage.json)
             keep_config(workdir, stage.json, fields, source, found.changes)
         shown = {name: stage.json[name] for name in ("sample", "seed", "schedule")}

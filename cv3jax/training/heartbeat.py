@@ -22,6 +22,7 @@ from data_pipeline.io.files import replacing
 
 FILE = "status.json"
 EVERY = 5.0  # seconds between two beats
+_begun = threading.Event()  # the run is accepted, and may write into its workdir
 _notes: dict[str, Any] = {}  # of the run of this process; there is one at a time
 
 
@@ -32,10 +33,19 @@ def note(**facts: Any) -> None:
     _notes.update(facts)
 
 
+def begin() -> None:
+    """Begin to write: the run has been accepted."""
+    _begun.set()
+
+
 @contextlib.contextmanager
 def beating(workdir: Path) -> Iterator[None]:
-    """Write status.json during the block, and how the block ended after it."""
+    """Write status.json from `begin` until the end of the block, and how it ended after it.
+
+    A run that is refused before leaves the workdir as it was.
+    """
     _notes.clear()
+    _begun.clear()
     began, ended, said = time.time(), threading.Event(), []
 
     def write(state: str, why: str = "") -> None:
@@ -54,10 +64,13 @@ def beating(workdir: Path) -> Iterator[None]:
                 progress.say(f"cv3jax: {line}")
 
     def beat() -> None:
+        while not (_begun.is_set() or ended.is_set()):
+            _begun.wait(0.2)
+        if not ended.is_set():
+            write("running")
         while not ended.wait(EVERY):
             write("running")
 
-    write("running")
     thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
     thread.start()
     state, why = "failed", ""
@@ -73,4 +86,5 @@ def beating(workdir: Path) -> Iterator[None]:
     finally:
         ended.set()
         thread.join(EVERY)
-        write(state, why)
+        if _begun.is_set():
+            write(state, why)

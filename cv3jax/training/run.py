@@ -16,7 +16,7 @@ from cv3jax.distributed import processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.fields import Described
 from cv3jax.recipes import Source
-from cv3jax.training import profiling
+from cv3jax.training import heartbeat, profiling
 from cv3jax.training.agreement import check_agreement
 from cv3jax.training.assessing import Assess, announce, make_assess
 from cv3jax.training.build import build
@@ -103,6 +103,7 @@ def run(
         assess = evaluation_of(settings, stage, scorers)
         state = stage.create() if latest is None else None  # two states of a large model do not fit
         if processes.main():
+            heartbeat.begin()
             keep_history(workdir, resumed.changes)
             fields = kind.fields(settings.stage)
             keep_config(workdir, settings.json, fields, source, resumed.changes)
