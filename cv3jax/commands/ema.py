@@ -28,7 +28,7 @@ def parser() -> Parser:
         help=f"length of the average as a share of the training, {LEAST}..{MOST}",
     )
     made.add_argument(
-        "--step",
+        "--at-step",
         type=int,
         metavar="N",
         help="snapshot at which the average ends (default: the last one)",
@@ -52,6 +52,6 @@ def main(argv: list[str] | None = None) -> None:
         from cv3jax.training.posthoc import reconstruct
 
     with reporting(args.json) as report:
-        figures = reconstruct(args.workdir, args.sigma_rel, args.out, args.step)
+        figures = reconstruct(args.workdir, args.sigma_rel, args.out, args.at_step)
         report({"out": str(args.out), **figures})
         tell_json({"out": str(args.out)})

@@ -17,8 +17,8 @@ from data_pipeline.io.figures import STDOUT, add_json, check_json, reporting
 from data_pipeline.io.storage import check_address
 from data_pipeline.io.terminal import tell, visible
 
-EXAMPLE = """cv3jax status runs/base
-  cv3jax status runs/sweep/* --watch 60"""
+EXAMPLE = """cv3jax status runs/base --watch 60
+  cv3jax status runs/sweep/*"""
 WIDTH, HEIGHT = 64, 8  # of the plot, in characters
 OVER = ("finished", "stopped", "failed", "killed")
 _BLOCKS = " ▁▂▃▄▅▆▇█"

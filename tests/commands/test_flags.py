@@ -73,8 +73,9 @@ def test_a_name_has_one_meaning(parsers):
                 if (name, flag) not in OTHERWISE:
                     kind = (action.type, action.nargs, type(action))
                     kinds.setdefault(flag, {}).setdefault(kind, []).append(name)
-    # a build's may be patterns, or in a store; encode hands its places to the recipe
-    loose = {"--input", "--out", "--checkpoint"}
+    # a build's may be patterns, and some may be in a store; encode hands its places to the recipe;
+    # a plan may be of several
+    loose = {"--input", "--out", "--checkpoint", "--workdir", "--topology"}
     assert {flag for flag, by_kind in kinds.items() if len(by_kind) > 1} <= loose
 
 

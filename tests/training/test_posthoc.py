@@ -92,7 +92,7 @@ def test_the_command_writes_a_cascade_with_the_weighted_sum(tmp_path, capsys):
 
     def made(width, step, name):
         out = tmp_path / name
-        args = [str(tmp_path), "--sigma-rel", str(width), "--step", str(step), "--out", str(out)]
+        args = [str(tmp_path), "--sigma-rel", str(width), "--at-step", str(step), "--out", str(out)]
         command.main([*args, "--json", str(tmp_path / "figures.json")])
         assert cascades.read_cascade(out)[1] == cascades.read_cascade(source)[1]
         return cascades.load_part(out / "vae", like)
