@@ -19,6 +19,7 @@ from cv3jax.lora.picture_settings import PictureSettings
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import check_json
+from data_pipeline.io.files import check_directory
 
 EXAMPLE = """cv3jax finetune --config=scenes_lora --pictures runs/scenes \\
       --checkpoint scenes_teacher --workdir runs/adapter"""
@@ -89,6 +90,7 @@ def prepared(
     config.data.path = str(pictures) if is_packed(pictures) else None
     settings = parse_lora(config)
     check_fit(settings)
+    check_directory(workdir, "--workdir")
     with hold(workdir):  # a run that goes on there removes checkpoints
         begun = check_unchanged(settings, workdir, resume_from, allowed)
     begun = None if "data.path" in allowed else begun

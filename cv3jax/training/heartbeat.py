@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from data_pipeline.io.files import replacing
 FILE = "status.json"
 EVERY = 5.0  # seconds between two beats
 _begun = threading.Event()  # the run is accepted, and may write into its workdir
+_writers: list[Callable[[str], None]] = []  # of the run of this process
 _notes: dict[str, Any] = {}  # of the run of this process; there is one at a time
 
 
@@ -35,6 +36,8 @@ def note(**facts: Any) -> None:
 
 def begin() -> None:
     """Begin to write: the run has been accepted."""
+    for write in _writers:
+        write("running")
     _begun.set()
 
 
@@ -64,13 +67,11 @@ def beating(workdir: Path) -> Iterator[None]:
                 progress.say(f"cv3jax: {line}")
 
     def beat() -> None:
-        while not (_begun.is_set() or ended.is_set()):
-            _begun.wait(0.2)
-        if not ended.is_set():
-            write("running")
         while not ended.wait(EVERY):
-            write("running")
+            if _begun.is_set():
+                write("running")
 
+    _writers[:] = [write]
     thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
     thread.start()
     state, why = "failed", ""
@@ -85,6 +86,7 @@ def beating(workdir: Path) -> Iterator[None]:
         raise
     finally:
         ended.set()
+        _writers.clear()
         thread.join(EVERY)
         if _begun.is_set():
             write(state, why)

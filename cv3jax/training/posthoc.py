@@ -65,7 +65,7 @@ def reconstruct(workdir: Path, width: float, out: Path, step: int | None = None)
         )
     step = known[-1] if step is None else step
     if step not in known:
-        raise InputError(f"--step {step}: there are snapshots of {', '.join(map(str, known))}")
+        raise InputError(f"--at-step {step}: there are snapshots of {', '.join(map(str, known))}")
     used = [one for one in known if one <= step]
     places = [
         (workdir / FOLDER / str(one) / name_of(kind), one, power_ema.exponent(kind))

@@ -116,7 +116,7 @@ def test_the_command_writes_a_cascade_with_the_weighted_sum(tmp_path, capsys):
     )
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["part"], figures["step"], figures["snapshots"]) == ("vae", 6, 4)
-    with pytest.raises(InputError, match="--step 5: there are snapshots of 3, 6"):
+    with pytest.raises(InputError, match="--at-step 5: there are snapshots of 3, 6"):
         posthoc.reconstruct(tmp_path, 0.08, tmp_path / "none", 5)
     damaged = next((tmp_path / "posthoc" / "3" / "0.05" / "d").iterdir())
     damaged.write_bytes(b"")

@@ -167,6 +167,7 @@ def test_a_full_disk_ends_no_run(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(heartbeat, "replacing", full)
     with heartbeat.beating(tmp_path):
+        heartbeat.begin()
         pass
     said = capsys.readouterr().err
     assert said.count("status.json cannot be written (No space left on device)") == 1
