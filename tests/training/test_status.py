@@ -139,6 +139,8 @@ def test_a_run_beats_and_says_how_it_ended(tmp_path, monkeypatch):
         return json.loads((tmp_path / "status.json").read_text()).get("step")
 
     with hold(tmp_path):
+        assert not (tmp_path / "status.json").exists()  # it may still be refused
+        heartbeat.begin()
         toy_runs.toy(tmp_path, before=before)
     (during,) = seen
     assert (during["name"], during["state"]) == ("toy", "running")
@@ -148,6 +150,7 @@ def test_a_run_beats_and_says_how_it_ended(tmp_path, monkeypatch):
     assert (after["state"], after["step"], after["checkpoint"]["step"]) == ("finished", 8, 8)
     assert 0 <= after["checkpoint"]["age_seconds"] < 60
     with pytest.raises(StoppedError), hold(tmp_path):
+        heartbeat.begin()
         raise StoppedError(15, "stopped after step 8")
     again = read_status(str(tmp_path))
     assert (again["state"], again["step"]) == ("stopped", 8)
@@ -157,6 +160,7 @@ def test_a_run_beats_and_says_how_it_ended(tmp_path, monkeypatch):
 def test_the_innermost_wait_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(heartbeat, "EVERY", 1000.0)
     with progress.waiting("reading what the run depends on"), hold(tmp_path):
+        heartbeat.begin()
         assert read_status(str(tmp_path))["doing"] == "reading what the run depends on"
     assert progress.waits == []
 
@@ -168,7 +172,6 @@ def test_a_full_disk_ends_no_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(heartbeat, "replacing", full)
     with heartbeat.beating(tmp_path):
         heartbeat.begin()
-        pass
     said = capsys.readouterr().err
     assert said.count("status.json cannot be written (No space left on device)") == 1
 
