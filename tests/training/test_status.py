@@ -149,9 +149,13 @@ def test_a_run_beats_and_says_how_it_ended(tmp_path, monkeypatch):
     after = read_status(str(tmp_path))
     assert (after["state"], after["step"], after["checkpoint"]["step"]) == ("finished", 8, 8)
     assert 0 <= after["checkpoint"]["age_seconds"] < 60
-    with pytest.raises(StoppedError), hold(tmp_path):
+
+    def stopped():
         heartbeat.begin()
         raise StoppedError(15, "stopped after step 8")
+
+    with pytest.raises(StoppedError), hold(tmp_path):
+        stopped()
     again = read_status(str(tmp_path))
     assert (again["state"], again["step"]) == ("stopped", 8)
     assert again["doing"] == "SIGTERM: stopped after step 8"
