@@ -138,19 +138,15 @@ def locate(spec: str) -> str:
     if name.endswith(".py"):
         path = Path(name)
         if not path.is_file():
-            raise InputError(
-                f"--config={spec}: there is no such file; give a recipe's name or the path of a .py"
-                " file"
-            )
+            said = "there is no such file; give a recipe's name or the path of a .py file"
+            raise InputError(f"--config={spec}: {said}")
     elif name in known:
         path = known[name]
     else:
         close = difflib.get_close_matches(name, known, 1, 0.8)
         like = f" (nearest: {close[0]})" if close else ""
-        raise InputError(
-            f"--config={spec}: unknown recipe {name!r}{like}; give a .py file or one of"
-            f" {', '.join(recipes())}"
-        )
+        said = f"unknown recipe {name!r}{like}; give a .py file or one of {', '.join(recipes())}"
+        raise InputError(f"--config={spec}: {said}")
     return f"{path}:{variant}"
 
 

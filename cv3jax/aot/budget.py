@@ -7,7 +7,6 @@ known only of a step that was compiled for it.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -188,4 +187,4 @@ def text_bytes(settings: StageSettings) -> int:
 
 def to_json(costs: list[Cost]) -> list[dict[str, Any]]:
     """Return the costs as JSON has them."""
-    return [json.loads(json.dumps({**dataclasses.asdict(one), "seen": one.seen})) for one in costs]
+    return [{**dataclasses.asdict(one), "seen": one.seen} for one in costs]

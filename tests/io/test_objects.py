@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+from object_servers import BUCKET, environment, serving
 
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.objects import snapshots
@@ -12,7 +13,6 @@ from data_pipeline.io.objects.lease import NAME, Lease
 from data_pipeline.io.objects.mirror import mirrored
 from data_pipeline.io.objects.reading import local
 from data_pipeline.io.objects.store import LostError, Store, address_of
-from tests.helpers.object_servers import BUCKET, environment, serving
 
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
