@@ -131,7 +131,11 @@ def hollow(patch: pytest.MonkeyPatch) -> None:
 
 
 def programs(stage: Any, make_step: Any = diffusion_step) -> DiffusionPrograms:
-    """Return what a run of that stage calls, with hollow networks on one device."""
+    """Return what a run of that stage calls, with hollow networks on one device.
+
+    What other tests' networks were shown is forgotten.
+    """
+    forget()
     with pytest.MonkeyPatch.context() as patch:
         hollow(patch)
         return diffusion_programs(stage, plan_of(stage), VAE, TEXT, make_step=make_step)
