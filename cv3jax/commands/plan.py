@@ -11,8 +11,10 @@ from cv3jax import recipes
 from cv3jax.aot import topology
 from cv3jax.commands import arguments as command_line
 from cv3jax.distillation.parsing import parse_recipe
+from cv3jax.distillation.settings import DistillSettings
 from cv3jax.distributed.backend import loading
 from cv3jax.lora.settings import LoraSettings
+from cv3jax.training.settings import StageSettings
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
@@ -124,6 +126,6 @@ def main(argv: list[str] | None = None) -> None:
         report({"plans": made})
 
 
-def _stage(settings: object) -> object:
+def _stage(settings: StageSettings | DistillSettings) -> StageSettings:
     """Return the settings of the stage that a recipe trains."""
-    return getattr(settings, "stage", settings) if hasattr(settings, "rounds") else settings
+    return settings.stage if isinstance(settings, DistillSettings) else settings

@@ -3,6 +3,7 @@
 So training need not compute them at every step.
 """
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -160,7 +161,7 @@ def encode(
     """
     settings, records = source.settings, source.records
     starts, lengths = (
-        [sum(records.lengths[:k]) for k in range(len(records.lengths))],
+        list(itertools.accumulate(records.lengths, initial=0)),
         records.lengths,
     )
     own = [k for k in range(len(lengths)) if k % target.share.count == target.share.index]

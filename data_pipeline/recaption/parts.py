@@ -8,6 +8,7 @@ the reports of all parts describes the dataset, and renames it to OUT.
 
 import contextlib
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -45,7 +46,7 @@ _OF_PARTS = re.compile(r"(job|part_\d+)\.json|part_\d+\.writing")
 
 def own_rows(lengths: tuple[int, ...], share: Share) -> dict[int, range]:
     """Return the records of each shard of this share: {shard: indices in the dataset}."""
-    ends = [sum(lengths[: k + 1]) for k in range(len(lengths))]
+    ends = list(itertools.accumulate(lengths))
     mine = range(share.index, len(lengths), share.count)
     return {k: range(ends[k] - lengths[k], ends[k]) for k in mine}
 
