@@ -22,6 +22,7 @@ EXTRAS = {
     "heic": ("pillow_heif",),
     "gcs": ("gcsfs",),
     "s3": ("s3fs",),
+    "wandb": ("wandb",),
     "hub": ("huggingface_hub",),
     "torch": ("torch",),
     "expand": ("httpx",),
