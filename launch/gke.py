@@ -10,6 +10,7 @@ filled in.
 """
 
 import argparse
+import itertools
 import math
 import re
 import sys
@@ -28,6 +29,7 @@ FOLDER = Path(__file__).parent
 TPUS = {"v5e": "tpu-v5-lite-podslice", "v5p": "tpu-v5p-slice", "v6e": "tpu-v6e-slice"}
 GPUS = {"a100": "nvidia-a100-80gb", "h100": "nvidia-h100-80gb", "h200": "nvidia-h200-141gb"}
 POD_NAME = 63  # characters
+WRITTEN = ("--workdir", "--out")  # flags of what a command writes
 
 
 class Topology(NamedTuple):
@@ -129,8 +131,48 @@ def jobset(
             variable["name"] == "JAX_COMPILATION_CACHE_DIR"
         ):  # a container's own would be lost with it
             variable["value"] = f"{path.rstrip('/')}/.cache/xla"
+        if variable["name"] == "CV3JAX_STORES":  # all hosts write a checkpoint together
+            variable["value"] = f"{path.rstrip('/')}/.cache/stores"
     pod["volumes"][0]["persistentVolumeClaim"]["claimName"] = claim
     return made
+
+
+def mount_bucket(made: dict, given: str, command: list[str]) -> None:
+    """Add a bucket of GCS to a JobSet's pods, as a read-only mount of Cloud Storage FUSE.
+
+    given: BUCKET:/PATH. Raises InputError where the command would write below that path, which
+    takes what such a mount has not: renaming, links and locks.
+    """
+    bucket, _, path = given.partition(":")
+    if not re.fullmatch(r"[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9]", bucket) or not path.startswith("/"):
+        raise InputError(
+            f"--bucket={given}: give BUCKET:/PATH, the bucket's name without gs:// and where it is"
+            " mounted"
+        )
+    inside = path.rstrip("/") + "/"
+    for flag, value in _given(command):
+        if flag in WRITTEN and f"{value}/".startswith(inside):
+            raise InputError(
+                f"--bucket={given}: {flag} {value} is on the bucket's mount, which can only be"
+                f" read; give {flag} gs://{bucket}/…, or a path on --volume"
+            )
+    pods = made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    pods["metadata"] = {"annotations": {"gke-gcsfuse/volumes": "true"}}
+    pod = pods["spec"]
+    attributes = {"bucketName": bucket, "mountOptions": "implicit-dirs"}
+    if pod.get("hostNetwork"):
+        attributes["hostNetworkPodKSA"] = "true"
+    driver = {"driver": "gcsfuse.csi.storage.gke.io", "readOnly": True}
+    pod["volumes"].append({"name": "bucket", "csi": {**driver, "volumeAttributes": attributes}})
+    pod["containers"][0]["volumeMounts"].append(
+        {"name": "bucket", "mountPath": path, "readOnly": True}
+    )
+
+
+def _given(command: list[str]) -> list[tuple[str, str]]:
+    """Return (flag, value) of a command's flags, in both ways to write them."""
+    joined = [word.partition("=")[::2] for word in command if word.startswith("--")]
+    return [*joined, *itertools.pairwise(command)]
 
 
 def escaped(argument: str) -> str:
@@ -172,6 +214,12 @@ def main(argv: list[str] | None = None) -> None:
         default="runs:/runs",
         help="CLAIM:/PATH, a volume that all hosts can write to (default: runs:/runs)",
     )
+    parser.add_argument(
+        "--bucket",
+        help=(
+            "BUCKET:/PATH, a bucket of GCS that is mounted there to be read, by Cloud Storage FUSE"
+        ),
+    )
     parser.add_argument("--spot", action="store_true", help="run on spot nodes")
     split = argv.index("--") if "--" in argv else len(argv)
     args, command = parser.parse_args(argv[:split]), argv[split + 1 :]
@@ -195,6 +243,8 @@ def main(argv: list[str] | None = None) -> None:
         args.spot,
         command,
     )
+    if args.bucket:
+        mount_bucket(made, args.bucket, command)
     print("---\n" + yaml.safe_dump(made, sort_keys=False, width=1000), end="")
 
 

@@ -58,6 +58,7 @@ LONG = (
     "abstract",
     "sample",
     "quickstart",
+    "bucket_runs",
     "distill",
     "distill_rounds",
     "hosts",

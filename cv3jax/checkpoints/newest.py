@@ -12,16 +12,19 @@ from typing import Any
 from cv3jax.checkpoints import manifest
 from cv3jax.checkpoints.description import CascadeDescription
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.objects import reading
+from data_pipeline.io.objects.places import shown
 from data_pipeline.io.progress import say
 
 
 def about(stage: str, description: CascadeDescription, parts: dict[str, Path]) -> dict[str, Any]:
     """Return what a checkpoint records of its cascade, as JSON.
 
-    It has the part in training, the description of all parts, and the places of the others.
+    It has the part in training, the description of all parts, and the places of the others, which
+    are addresses where a bucket has them.
     """
-    places = {part: str(Path(place).absolute()) for part, place in parts.items() if part != stage}
-    return {"stage": stage, "description": description.to_json(), "parts": places}
+    where = {part: shown(place) for part, place in parts.items() if part != stage}
+    return {"stage": stage, "description": description.to_json(), "parts": where}
 
 
 def newest_step(path: Path) -> Path | None:
@@ -79,8 +82,11 @@ def place_of(step: Path, part: str) -> tuple[Path, tuple[str, ...]]:
     if part == kept["stage"]:
         return step / "state", ("ema",)
     name, _, within = part.partition("/")
-    whole = Path(kept["parts"].get(name, step / name))  # it does not exist, and its reader says so
-    return Path(kept["parts"].get(part, whole / within)), ()
+    if (where := kept["parts"].get(part)) is not None:
+        return reading.found(where), ()
+    if (where := kept["parts"].get(name)) is None:
+        return step / part, ()  # it does not exist, and its reader says so
+    return reading.found(where) / within, ()
 
 
 def _kept(step: Path) -> dict[str, Any]:

@@ -10,10 +10,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cv3jax.checkpoints import cascades
+from cv3jax.distributed.independent import which_share
 from cv3jax.kernels import KINDS
 from cv3jax.recipes import evaluations_by, fields_called, recipes
 from data_pipeline.io.arguments import Parser, stored
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.objects.store import address_of
+from data_pipeline.io.shares import Share
 
 # without --tile, of commands that ask the compiled programs
 FITTING = "as a whole, or in the largest tiles that fit where that does not fit into memory"
@@ -78,9 +81,18 @@ def add_workdir(parser: Parser, *, stores: bool = False) -> None:
     )
 
 
-def add_out(parser: Parser, help: str) -> None:
-    """Add --out, the directory that a command writes."""
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=help)
+def add_out(parser: Parser, help: str, *, stores: bool = False) -> None:
+    """Add --out, the directory that a command writes.
+
+    stores: it may also be an address in an object store.
+    """
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=stored if stores else Path,
+        metavar="DIR",
+        help=f"{help}; or an address: s3://bucket/out or gs://bucket/out" if stores else help,
+    )
 
 
 def add_checkpoint(parser: Parser, help: str, *, required: bool = True) -> None:
@@ -211,6 +223,20 @@ def add_share(parser: argparse._ActionsContainer, work: str) -> None:
         metavar="N",
         help="number of processes that share the work; all have the same --out",
     )
+
+
+def share_of(args: argparse.Namespace) -> Share:
+    """Return the share of this process, by --process-id and --num-processes.
+
+    Raises InputError where they do not fit together, or several processes would share an address.
+    """
+    share = which_share(args.process_id, args.num_processes)
+    if share.count > 1 and (address := address_of(args.out)):
+        raise InputError(
+            f"--out {address}: several processes cannot share an address; give each one an address"
+            " and input of its own, or a directory that all of them see"
+        )
+    return share
 
 
 def add_allow_changed(parser: Parser) -> None:

@@ -8,6 +8,7 @@ like.
 from cv3jax import recipes
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands.inputs import check_stage_inputs
+from cv3jax.commands.workdirs import opened
 from cv3jax.distillation.parsing import parse_distillation
 from cv3jax.distributed import processes
 from cv3jax.distributed.backend import loading
@@ -15,7 +16,6 @@ from cv3jax.distributed.preemption import preemptible
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import counted
 from data_pipeline.io.figures import add_json, check_json, reporting
-from data_pipeline.io.objects.mirror import mirrored
 from data_pipeline.io.objects.store import address_of
 from data_pipeline.io.progress import say
 
@@ -48,11 +48,10 @@ def main(argv: list[str] | None = None) -> None:
 
     processes.start(args)
     with (
-        mirrored(args.workdir, main=processes.main()) as workdir,
+        opened(args.workdir) as workdir,
         preemptible(workdir),
         reporting(args.json) as report,
     ):
-        processes.barrier("mirror")
         figures = run(settings, workdir, args.allow_changed, source, open_scorers)
         if processes.main():
             least = figures["rounds"][-1]["steps"]

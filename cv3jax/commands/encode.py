@@ -18,6 +18,8 @@ from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting, tell_json
+from data_pipeline.io.objects.outputs import check_out, dataset
+from data_pipeline.io.objects.store import address_of
 from data_pipeline.io.staging import check_renamable
 from data_pipeline.records import LATENTS, TEXTS, check_records
 
@@ -47,7 +49,9 @@ def parser() -> Parser:
         help="the cascade whose vae and t5 encode the dataset",
     )
     command_line.add_out(
-        made, "the feature cache's directory; it appears when the cache is complete"
+        made,
+        "the feature cache's directory; it appears when the cache is complete",
+        stores=True,
     )
     made.add_argument(
         "--latents",
@@ -94,7 +98,9 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         )
     if (args.process_id, args.num_processes) != (None, None):
         which_share(args.process_id, args.num_processes)  # without JAX, which else says it
-    check_renamable(args.out)
+    if address_of(args.out) is None:
+        check_renamable(args.out)
+    check_out(args.out)
     check_json(args.json)
     if args.mesh is not None:
         parse_axes(args.mesh)
@@ -108,17 +114,17 @@ def main(argv: list[str] | None = None) -> None:
     settings = parse_stage(recipes.load(args.config, [*overrides, *fields]))
     check_records(Path(args.input))
     cascades.find_cascade(args.checkpoint)
-    share = which_share(args.process_id, args.num_processes)
+    share = command_line.share_of(args)
 
     with loading():
         from cv3jax.precompute.run import run
 
     began = time.monotonic()
     latents, text = (None if value == "none" else value for value in (args.latents, args.text))
-    with reporting(args.json) as report:
+    with dataset(args.out, overwrite=args.overwrite) as out, reporting(args.json) as report:
         figures = run(
             settings,
-            args.out.absolute(),
+            out.absolute(),
             latents=latents,
             text=text,
             batch=args.batch or settings.batch.per_device,

@@ -23,10 +23,11 @@ from cv3jax.evaluation.metrics.registry import spec_of
 from cv3jax.evaluation.prompt_sets import PUBLISHED, SCENES, PromptSet, open_set
 from cv3jax.sampling.inputs import LAST_SEED
 from data_pipeline.io import extras, locks
-from data_pipeline.io.arguments import Parser, pair
+from data_pipeline.io.arguments import Parser, pair, stored
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
-from data_pipeline.io.files import check_directory
+from data_pipeline.io.objects.outputs import check_out, output
+from data_pipeline.io.objects.places import public
 from data_pipeline.io.progress import say
 from data_pipeline.io.terminal import tell
 
@@ -118,7 +119,11 @@ def parser() -> Parser:
         ),
     )
     made.add_argument(
-        "--out", type=Path, metavar="DIR", help="directory for the scores, the report and its page"
+        "--out",
+        type=stored,
+        metavar="DIR",
+        help="directory for the scores, the report and its page; or an address: s3://bucket/out or"
+        " gs://bucket/out",
     )
     made.add_argument(
         "--num",
@@ -191,23 +196,28 @@ def main(argv: list[str] | None = None) -> None:
     from cv3jax.evaluation.figures import Bootstrap
     from cv3jax.evaluation.run import Request, check_metrics, evaluate
 
-    request = Request(
-        prompts,
-        args.metrics,
-        args.out,
-        weights=args.weights,
-        reference=args.reference,
-        num=args.num,
-        bootstrap=Bootstrap(args.draws),
-    )
-    with reporting(args.json) as report, locks.hold(args.out, "--out"):
+    with (
+        output(args.out) as out,
+        reporting(args.json) as report,
+        locks.hold(out, "--out"),
+    ):
+        request = Request(
+            prompts,
+            args.metrics,
+            out,
+            weights=args.weights,
+            reference=args.reference,
+            num=args.num,
+            bootstrap=Bootstrap(args.draws),
+        )
         check_metrics(request, args.images)
         if prompts.published is False:
             say(f"--prompts {prompts.name}: the file's prompts are not the published ones")
-        folder, timing = (args.images, None) if draw is None else draw()
+        folder, timing = (args.images, None) if draw is None else draw(out)
         found = evaluate(request._replace(timing=timing), folder)
         tell(tables.of_report(found))
-        say(f"{args.out / 'report.html'} has the scores of {found['pictures']:,} pictures")
+        page = public(out / "report.html")
+        say(f"{page} has the scores of {found['pictures']:,} pictures")
         report(found)
 
 
@@ -227,7 +237,7 @@ def check_flags(args: argparse.Namespace) -> PromptSet:
             raise InputError(f"--{given[0]} goes with --checkpoint; the pictures are drawn already")
         if not args.images.is_dir():
             raise InputError(f"--images {args.images}: there is no such folder")
-    check_directory(args.out, "--out")
+    check_out(args.out)
     for name in args.metrics:
         spec_of(name)
     return open_set(str(args.prompts), args.prompt_sets, args.limit)
@@ -256,15 +266,15 @@ def _drawer(args: argparse.Namespace, prompts: PromptSet) -> evaluate_models.Dra
     checkpoint = cascades.pinned(args.checkpoint)
     check_drawable(cascades.read_cascade(checkpoint)[1], size, base, relay)
 
-    def draw() -> tuple[Path, dict[str, Any] | None]:
+    def draw(out: Path) -> tuple[Path, dict[str, Any] | None]:
         with loading():
             from cv3jax.evaluation import drawing, drawing_time
             from cv3jax.sampling.resumable import Devices
 
         devices = Devices(batch, args.mesh, args.attention)
         settings = drawing.Drawing(checkpoint, base, relay, devices, size, seed, expanding)
-        folder = drawing.draw(settings, prompts, num, args.out)
-        timing = drawing_time.time_of(settings, prompts, args.out) if args.time else None
+        folder = drawing.draw(settings, prompts, num, out)
+        timing = drawing_time.time_of(settings, prompts, out) if args.time else None
         return folder, timing
 
     return draw

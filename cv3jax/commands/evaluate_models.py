@@ -18,7 +18,7 @@ from data_pipeline.io.errors import InputError
 BATCH = 4  # as the paper measures
 # flags of drawing with a cascade alone
 OF_CASCADES = ("mesh", "tile", "expand")
-Draw = Callable[[], tuple[Path, dict[str, Any] | None]]
+Draw = Callable[[Path], tuple[Path, dict[str, Any] | None]]
 
 
 def add_model(what: argparse._ActionsContainer) -> None:
@@ -74,12 +74,12 @@ def drawer(args: argparse.Namespace, prompts: PromptSet) -> Draw:
         _numbers(args.guidance, "guidance", float, 0.0, 100.0),
     )
 
-    def draw() -> tuple[Path, dict[str, Any] | None]:
+    def draw(out: Path) -> tuple[Path, dict[str, Any] | None]:
         from cv3jax.evaluation.baselines import drawing
 
         settings, artist = drawing.Drawing(model, batch, seed), drawing.Artist(model)
-        folder = drawing.draw(settings, artist, prompts, num, args.out)
-        timing = drawing.time_of(settings, artist, prompts, args.out) if args.time else None
+        folder = drawing.draw(settings, artist, prompts, num, out)
+        timing = drawing.time_of(settings, artist, prompts, out) if args.time else None
         return folder, timing
 
     return draw

@@ -18,13 +18,12 @@ from cv3jax.commands import arguments as command_line
 from cv3jax.commands import expansion_flags, from_png, lora_flags
 from cv3jax.distributed import parse_axes
 from cv3jax.distributed.backend import loading
-from cv3jax.distributed.independent import which_share
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.io import locks, signals
 from data_pipeline.io.arguments import Parser, pair
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting, tell_json
-from data_pipeline.io.files import check_directory
+from data_pipeline.io.objects.outputs import check_out, output
 from data_pipeline.io.progress import say
 
 EXAMPLE = """cv3jax sample --checkpoint scenes --out runs/star --num 4 \\
@@ -62,7 +61,7 @@ def parser() -> Parser:
         ),
     )
     from_png.add_from_png(what)
-    command_line.add_out(made, "directory for the pictures")
+    command_line.add_out(made, "directory for the pictures", stores=True)
     made.add_argument(
         "--steps",
         metavar="N[,N]",
@@ -171,7 +170,7 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.mesh is not None:
         parse_axes(args.mesh)
     command_line.check_tile(args.tile)
-    check_directory(args.out, "--out")
+    check_out(args.out)
     check_json(args.json)
 
 
@@ -212,7 +211,7 @@ def main(argv: list[str] | None = None) -> None:
     from_png.check_checkpoint(drawing, checkpoint)
     if not args.image:
         check_drawable(description, size, base, relay)
-    share = None if args.prompts is None else which_share(args.process_id, args.num_processes)
+    share = None if args.prompts is None else command_line.share_of(args)
 
     with loading():
         from cv3jax.sampling.few import Request, sample_few
@@ -220,9 +219,9 @@ def main(argv: list[str] | None = None) -> None:
         from cv3jax.sampling.resumable import Devices, Pictures, sample_many
 
     from_png.check_loras(drawing, loras, description)
-    with reporting(args.json) as report:
+    with output(args.out) as out, reporting(args.json) as report:
         if share is None:
-            with locks.hold(args.out, "--out"):
+            with locks.hold(out, "--out"):
                 figures = sample_few(
                     checkpoint,
                     Request(
@@ -239,13 +238,13 @@ def main(argv: list[str] | None = None) -> None:
                         loras=loras,
                         **from_png.known(drawing, expanding),
                     ),
-                    args.out,
+                    out,
                     batch=args.batch,
                     mesh=args.mesh,
                     attention=args.attention,
                 )
         else:
-            with signals.saving((args.out / PLAN).exists):
+            with signals.saving((out / PLAN).exists):
                 figures = sample_many(
                     checkpoint,
                     Pictures(
@@ -259,7 +258,7 @@ def main(argv: list[str] | None = None) -> None:
                         metadata=not args.no_metadata,
                         loras=loras,
                     ),
-                    args.out,
+                    out,
                     Devices(args.batch, args.mesh, args.attention),
                     share,
                 )

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from cv3jax.commands import arguments as command_line
-from cv3jax.training.status import read_status
-from data_pipeline.io.arguments import Parser
+from cv3jax.training.stored_status import read_any
+from data_pipeline.io.arguments import Parser, check_name
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import STDOUT, add_json, check_json, reporting
-from data_pipeline.io.storage import check_address
+from data_pipeline.io.objects.store import address_of
 from data_pipeline.io.terminal import tell, visible
 
 EXAMPLE = """cv3jax status runs/base --watch 60
-  cv3jax status runs/sweep/*"""
+  cv3jax status runs/sweep/*
+  cv3jax status s3://bucket/base"""
 WIDTH, HEIGHT = 64, 8  # of the plot, in characters
 OVER = ("finished", "stopped", "failed", "killed")
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -52,12 +53,14 @@ def main(argv: list[str] | None = None) -> None:
     if args.watch is not None and args.json == STDOUT:
         raise InputError("--watch does not go with --json -, which prints one object")
     for one in args.workdir:
-        check_address(one, "WORKDIR")
-        if "://" not in one and not Path(one).is_dir():
+        if address_of(one):
+            continue
+        check_name(one, "WORKDIR")
+        if not Path(one).is_dir():
             raise InputError(f"WORKDIR {one}: there is no such directory")
     with reporting(args.json) as report:
         while True:
-            found = [read_status(one) for one in args.workdir]
+            found = [read_any(one) for one in args.workdir]
             if len(found) == 1:
                 tell("\n".join(lines(found[0])))
             else:

@@ -15,6 +15,7 @@ from cv3jax import recipes
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands.inputs import check_stage_inputs
+from cv3jax.commands.workdirs import opened
 from cv3jax.distributed import processes
 from cv3jax.distributed.backend import loading
 from cv3jax.distributed.preemption import preemptible
@@ -24,7 +25,6 @@ from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError, StoppedError, counted
 from data_pipeline.io.figures import add_json, check_json, reporting
-from data_pipeline.io.objects.mirror import mirrored
 from data_pipeline.io.objects.store import address_of
 from data_pipeline.io.progress import say
 from data_pipeline.loading.damaged import readable
@@ -148,11 +148,10 @@ def _train(
 
     processes.start(args)
     with (
-        mirrored(args.workdir, main=processes.main()) as workdir,
+        opened(args.workdir) as workdir,
         preemptible(workdir),
         reporting(args.json) as report,
     ):
-        processes.barrier("mirror")
         given = (workdir, args.resume_from, args.allow_changed, source, open_scorers)
         figures = run(settings, *given)
         if processes.main():

@@ -25,7 +25,7 @@ from data_pipeline.io import locks
 from data_pipeline.io.arguments import Parser, one
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
-from data_pipeline.io.files import check_directory
+from data_pipeline.io.objects.outputs import check_out, output
 from data_pipeline.io.progress import say
 
 EXAMPLE = """cv3jax upscale --checkpoint scenes --image photo.jpg --factor 2 \\
@@ -58,7 +58,7 @@ def parser() -> Parser:
         metavar="TEXT",
         help="what the picture shows; once for all, or as often as --image",
     )
-    command_line.add_out(made, "directory for the enlarged pictures")
+    command_line.add_out(made, "directory for the enlarged pictures", stores=True)
     made.add_argument(
         "--factor",
         type=int,
@@ -119,7 +119,7 @@ def check_flags(args: argparse.Namespace) -> None:
     names = [path.stem for path in args.image]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"--image: two pictures are called {twice[0]}; rename one of them")
-    check_directory(args.out, "--out")
+    check_out(args.out)
     given = {os.path.realpath(path) for path in args.image}
     for name in names:
         target = args.out / f"{name}_x{args.factor}.png"
@@ -154,11 +154,15 @@ def main(argv: list[str] | None = None) -> None:
         from cv3jax.sampling.enlarge import enlarge
 
     how = Enlarging(args.factor, args.seed, settings, args.colour_fix)
-    with reporting(args.json) as report, locks.hold(args.out, "--out"):
+    with (
+        output(args.out) as out,
+        reporting(args.json) as report,
+        locks.hold(out, "--out"),
+    ):
         figures = enlarge(
             checkpoint,
             pictures,
-            args.out,
+            out,
             how,
             attention=args.attention,
             metadata=not args.no_metadata,

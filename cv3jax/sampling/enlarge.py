@@ -22,6 +22,7 @@ from cv3jax.sampling.png_record import Checkpoint
 from cv3jax.sampling.upscale_metadata import Source, upscaling
 from cv3jax.sampling.vocabulary import say_unknown
 from data_pipeline.io import progress
+from data_pipeline.io.objects.places import public
 from data_pipeline.io.progress import say
 
 PARTS = ("relay", "t5", "vae")
@@ -86,5 +87,5 @@ def enlarge(
                     "colour_drift": result.drift,
                 }
             )
-    say(f"{len(made)} picture{'s' * (len(made) > 1)} in {out}")
+    say(f"{len(made)} picture{'s' * (len(made) > 1)} in {public(out)}")
     return {"images": made, "factor": how.factor, "strength": how.settings.strength}

@@ -37,6 +37,7 @@ from data_pipeline.expansion.result import Expansion
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.figures import tell_json
+from data_pipeline.io.objects.places import public
 from data_pipeline.io.progress import say
 
 
@@ -174,11 +175,11 @@ def sample_few(
     sheet = overview(out, dict(zip(names, labels, strict=True)), [job.file for job in jobs])
     save_png(out / "contact_sheet.png", sheet)
     made = counted(count, "picture")
-    say(f"{made} and contact_sheet.png in {out}")
+    say(f"{made} and contact_sheet.png in {public(out)}")
     tell_json([job.file for job in jobs])
     figures = {
         "images": [job.to_json() for job in jobs],
-        "sheet": str(out / "contact_sheet.png"),
+        "sheet": public(out / "contact_sheet.png"),
     }
     if expanding is not None and expanding.ablation:
         figures["ablation"] = str(save_ablation(out, jobs, num))

@@ -29,6 +29,7 @@ from data_pipeline.io import kept_fields
 from data_pipeline.io.bounded_json import load_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
+from data_pipeline.io.objects.places import public
 
 PLAN, INDEX = "plan.json", "index.jsonl"
 FORMAT = 1
@@ -117,19 +118,19 @@ def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
         raise (
             machine_error(e, out / PLAN)
             or InputError(
-                f"--out {out}: {PLAN} is damaged ({first_line(e)}); give another directory"
+                f"--out {public(out)}: {PLAN} is damaged ({first_line(e)}); give another directory"
             )
         ) from e
     if theirs is None:
         if strange := next((job.file for job in jobs if job.file in names), None):
             raise InputError(
-                f"--out {out} has {strange} but no {PLAN} that says how it was made; give another"
-                " directory"
+                f"--out {public(out)} has {strange} but no {PLAN} that says how it was made; give"
+                " another directory"
             )
         return False
     known = {name: _KEPT[name] for name in _KEPT if isinstance(theirs, dict) and name in theirs}
     if said := kept_fields.wrong(theirs, known):
-        raise InputError(f"--out {out}: {PLAN} is damaged ({said}); give another directory")
+        raise InputError(f"--out {public(out)}: {PLAN} is damaged ({said}); give another directory")
     changed = recipes.differences(plan, theirs)
     if changed == ["prompts.lines", "prompts.sha256"] and _begins(theirs["prompts"], plan, source):
         each = len(jobs) // plan["prompts"]["lines"]
@@ -139,8 +140,8 @@ def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
         names = {"prompts" if "prompts." in name else name for name in changed}
         shown = sorted(name if name.isprintable() else repr(name) for name in names)
         raise InputError(
-            f"--out {out} holds pictures made with other values of {', '.join(shown)}; give those"
-            " values, or another directory"
+            f"--out {public(out)} holds pictures made with other values of {', '.join(shown)}; give"
+            " those values, or another directory"
         )
     return False
 
@@ -164,9 +165,9 @@ def _check_names(out: Path, before: int, count: int) -> None:
     """Raise InputError where so many pictures would need names with more digits than there are."""
     if _digits(before) != _digits(count):
         raise InputError(
-            f"--out {out} holds {before:,} pictures with {_digits(before)} digits in their names,"
-            f" but {count:,} pictures need {_digits(count)}; draw the new prompts into another"
-            " directory"
+            f"--out {public(out)} holds {before:,} pictures with {_digits(before)} digits in their"
+            f" names, but {count:,} pictures need {_digits(count)}; draw the new prompts into"
+            " another directory"
         )
 
 

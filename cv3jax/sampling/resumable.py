@@ -49,6 +49,7 @@ from cv3jax.sampling.texts import Texts
 from cv3jax.sampling.vocabulary import say_unknown
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, StoppedError, counted
+from data_pipeline.io.objects.places import public
 from data_pipeline.io.progress import say
 from data_pipeline.io.shares import Share
 
@@ -215,12 +216,12 @@ def sample_many(
                 f" processes: {lacking} of {len(jobs)}"
             )
         else:
-            figures["index"] = str(out / INDEX)
+            figures["index"] = public(out / INDEX)
             if texts is not None and expanding.ablation:
                 figures["sheet"] = str(save_ablation(out, list(jobs), num))
             said = (
-                f"{out} has all {counted(len(jobs), 'picture')}, and {INDEX} has their prompts and"
-                " seeds"
+                f"{public(out)} has all {counted(len(jobs), 'picture')}, and {INDEX} has their"
+                " prompts and seeds"
             )
     say(f"{counted(made, 'picture')} made; {said}")
     return figures

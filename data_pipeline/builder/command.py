@@ -7,6 +7,7 @@ After it was killed, the same command resumes.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -21,6 +22,8 @@ from data_pipeline.io import storage
 from data_pipeline.io.arguments import Parser, add_overwrite, add_threads, local
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json
+from data_pipeline.io.objects.outputs import dataset
+from data_pipeline.io.objects.store import address_of
 from data_pipeline.io.terminal import tell, visible
 
 EXAMPLE = """cv3jax data build --input 'laion/*.tar' --out runs/laion --min-side 256 \\
@@ -168,7 +171,10 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     finally:
         logging.disable(logging.NOTSET)
     options = beam_options(args.more)
-    report = build(units, args.out, settings, options, overwrite=args.overwrite)
+    # where Beam cannot write there, this machine publishes what it has built
+    place = dataset(Path(args.out), overwrite=args.overwrite) if own_store(args) else None
+    with place or contextlib.nullcontext(args.out) as out:
+        report = build(units, str(out), settings, options, overwrite=args.overwrite)
     tell(
         f"{report['kept']:,} of {report['items']:,} items ({report['kept_bytes'] / 2**20:,.1f} MiB"
         f" of images) in {args.out}"
@@ -184,12 +190,19 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
+def own_store(args: argparse.Namespace) -> bool:
+    """Return whether this machine builds alone for an address that Beam does not reach."""
+    if not storage.is_remote(args.out) or any(word.startswith("--runner") for word in args.more):
+        return False
+    return address_of(args.out) is not None and not storage.has_store(args.out)
+
+
 def check_places(args: argparse.Namespace) -> None:
     """Raise InputError on an --input, --metadata or --out that cannot be read or written here."""
     for flag, given in (
         *(("--input", each) for each in args.input),
         *(("--metadata", each) for each in args.metadata),
-        ("--out", args.out),
+        *(() if own_store(args) else (("--out", args.out),)),
     ):
         storage.check_address(given, flag)
     if not storage.is_remote(args.out):

@@ -245,10 +245,11 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     """Add --out, --shards and --overwrite to a command that writes a dataset at one go."""
     parser.add_argument(
         "--out",
-        type=Path,
+        type=stored,
         required=True,
         metavar="DIR",
-        help="the dataset's directory; it appears when the dataset is complete",
+        help="the dataset's directory, or an address: s3://bucket/data or gs://bucket/data; it"
+        " appears when the dataset is complete",
     )
     parser.add_argument(
         "--shards",

@@ -32,7 +32,7 @@ def check_address(text: str, flag: str) -> None:
     """
     if not is_remote(text):
         check_name(text, flag)
-    elif not _has_store(text):
+    elif not has_store(text):
         try:
             check_name(text, flag)
         except InputError as e:
@@ -40,7 +40,7 @@ def check_address(text: str, flag: str) -> None:
             raise InputError(f"{e}{more}") from e
 
 
-def _has_store(address: str) -> bool:
+def has_store(address: str) -> bool:
     """Return whether the libraries for an address's store are installed."""
     if not address.lower().startswith(STORES):
         return False

@@ -11,6 +11,8 @@ from typing import Any
 from data_pipeline.io.arguments import Parser, add_input, add_output, add_threads
 from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.figures import add_json
+from data_pipeline.io.objects.outputs import dataset
+from data_pipeline.io.objects.store import address_of
 from data_pipeline.io.terminal import tell, visible
 from data_pipeline.sources.detect import check_source
 
@@ -41,12 +43,13 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     # this imports the libraries that read and write records, which --help does not need
     from data_pipeline.packing.pack import pack
 
-    report = pack(
-        args.input, args.out, shards=args.shards, overwrite=args.overwrite, workers=args.threads
-    )
+    with dataset(args.out, overwrite=args.overwrite) as out:
+        report = pack(
+            args.input, out, shards=args.shards, overwrite=args.overwrite, workers=args.threads
+        )
     tell(
         f"{counted(report['records'], 'record')} ({report['bytes'] / 2**20:,.1f} MiB of images) in"
-        f" {args.out}, {report['seconds']} s"
+        f" {address_of(args.out) or args.out}, {report['seconds']} s"
     )
     for reason, count in sorted(report["skipped"].items(), key=lambda kv: -kv[1]):
         tell(f"left out {count:,}: {reason} (such as {visible(report['examples'][reason][0])})")

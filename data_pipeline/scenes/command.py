@@ -9,6 +9,8 @@ from typing import Any
 from data_pipeline.io.arguments import Parser, add_output
 from data_pipeline.io.errors import counted
 from data_pipeline.io.figures import add_json
+from data_pipeline.io.objects.outputs import dataset
+from data_pipeline.io.objects.store import address_of
 from data_pipeline.io.terminal import tell
 from data_pipeline.scenes.dataset import SceneSettings, build
 from data_pipeline.scenes.grammar import NEW_COLOURS
@@ -70,6 +72,8 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         relational=args.relational,
         new=args.new,
     )
-    count = build(args.out, settings, shards=args.shards, overwrite=args.overwrite)
-    tell(f"{counted(count, 'scene')} of the {args.split} split in {args.out}")
+    with dataset(args.out, overwrite=args.overwrite) as out:
+        count = build(out, settings, shards=args.shards, overwrite=args.overwrite)
+    place = address_of(args.out) or args.out
+    tell(f"{counted(count, 'scene')} of the {args.split} split in {place}")
     return {"records": count, "split": args.split, "seed": args.seed, "size": args.size}

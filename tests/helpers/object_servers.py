@@ -1,6 +1,7 @@
 """Servers on loopback that speak the protocols of S3 (moto) and of GCS (gcp-storage-emulator)."""
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import logging
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 NEEDED = {"s3": ("moto", "s3fs"), "gs": ("gcp_storage_emulator", "gcsfs")}
+CLIENTS = {"s3": ("s3fs", "S3FileSystem"), "gs": ("gcsfs.core", "GCSFileSystem")}
 BUCKET = "bucket"
 _SERVE = {
     "s3": """
@@ -79,6 +81,9 @@ def environment(kind: str, port: int) -> dict[str, str]:
 def serving(kind: str) -> Iterator[int]:
     """Run a server with one empty bucket in a process of its own. Yields its port."""
     need(kind)
+    # it keeps a client for each set of arguments, which knows an earlier server's port
+    module, name = CLIENTS[kind]
+    getattr(importlib.import_module(module), name).clear_instance_cache()
     logging.getLogger("botocore").setLevel(logging.WARNING)
     process = subprocess.Popen(
         [sys.executable, "-c", _SERVE[kind]],

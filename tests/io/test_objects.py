@@ -1,5 +1,8 @@
 """Directories and leases in buckets, on servers that speak the stores' protocols."""
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +16,8 @@ from data_pipeline.io.objects.lease import NAME, Lease
 from data_pipeline.io.objects.mirror import mirrored
 from data_pipeline.io.objects.reading import local
 from data_pipeline.io.objects.store import LostError, Store, address_of
+
+OTHER = b'{"process": 1, "host": "far", "boot": "b", "since": "then", "beats": %d}'
 
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
@@ -96,12 +101,14 @@ def test_a_second_run_is_refused_and_a_dead_one_is_followed(bucket):
 
 def test_another_machines_lease_is_watched(bucket):
     store = Store(f"{bucket}/elsewhere")
-    text = b'{"process": 1, "host": "far", "boot": "b", "since": "then", "beats": %d}'
-    stamp = store.replace(NAME, text % 0, None)
+    stamp = store.replace(NAME, OTHER % 0, None)
     began = time.monotonic()
     lease = Lease(store, "--workdir", 2)  # it stands still
     assert time.monotonic() - began >= 2
-    store.replace(NAME, text % 1, store.read(NAME).stamp)  # taken over by force
+    for _ in range(100):  # taken over by force, between two beats
+        with contextlib.suppress(LostError):
+            store.replace(NAME, OTHER % 1, store.read(NAME).stamp)
+            break
     for _ in range(100):
         if lease.lost:
             break
@@ -124,6 +131,27 @@ def test_a_directory_comes_back_on_another_machine(bucket, tmp_path, monkeypatch
     place = local(address)
     assert (place / "cascade" / "cascade.json").exists()
     assert not (place / "log").exists()
+
+
+def test_a_run_whose_lease_was_taken_is_asked_to_stop(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("CV3JAX_STORES", str(tmp_path))
+    monkeypatch.setenv("CV3JAX_LEASE_SECONDS", "1")
+    monkeypatch.setattr("data_pipeline.io.objects.mirror.LOOK", 0.05)
+    asked, store = [], Store(f"{bucket}/taken")
+    monkeypatch.setattr("os.kill", lambda process, number: asked.append((process, number)))
+
+    def run():
+        with mirrored(store.address) as work:
+            (work / "log").write_text("x")
+            while not asked:
+                with contextlib.suppress(LostError):
+                    store.replace(NAME, OTHER % 1, store.read(NAME).stamp)
+                time.sleep(0.5)
+
+    with pytest.raises(InputError, match="taken over by process 1 on far"):
+        run()
+    assert asked == [(os.getpid(), signal.SIGTERM)]
+    assert snapshots.read_tree(store) is None
 
 
 def test_a_store_that_is_gone_ends_in_one_line(bucket, monkeypatch):

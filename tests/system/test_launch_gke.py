@@ -154,8 +154,34 @@ def test_gke_options(gke, capsys):
     assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "disk"
     assert container["volumeMounts"][0]["mountPath"] == "/mnt/runs"
     assert cache_of(container) == "/mnt/runs/.cache/xla"
+    assert {"name": "CV3JAX_STORES", "value": "/mnt/runs/.cache/stores"} in container["env"]
     assert pod["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
     assert "cloud.google.com/gke-spot" in {toleration["key"] for toleration in pod["tolerations"]}
+
+
+@pytest.mark.parametrize("topology", ["v5e:4x4", "h100:4x8x1"])
+def test_gke_mounts_a_bucket_to_be_read(gke, capsys, topology):
+    made = printed(gke, capsys, f"--topology={topology}", "--bucket=photos:/data")
+    check(made)
+    _, pod, container = parts(made)
+    template = made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    assert template["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
+    mount = container["volumeMounts"][-1]
+    assert mount == {"name": "bucket", "mountPath": "/data", "readOnly": True}
+    volume = pod["volumes"][-1]
+    assert volume["name"] == "bucket"
+    assert volume["csi"]["readOnly"] is True
+    attributes = volume["csi"]["volumeAttributes"]
+    assert attributes["bucketName"] == "photos"
+    # on the host's network, the driver would else take the node's own account
+    assert attributes.get("hostNetworkPodKSA") == ("true" if pod.get("hostNetwork") else None)
+
+
+@pytest.mark.parametrize("words", [["--workdir=/data/run"], ["--workdir", "/data/run"]])
+def test_gke_keeps_what_is_written_off_a_bucket(gke, words):
+    argv = [*GKE, "--topology=v5e:4x4", "--bucket=photos:/data", "--", "cv3jax", "train", *words]
+    with pytest.raises(InputError, match=r"--workdir /data/run is on the bucket's mount"):
+        gke["main"](argv)
 
 
 def test_gke_processes_on_gpus_get_their_ranks(gke, capsys):
@@ -222,6 +248,7 @@ def test_gke_ends_for_good_at_bad_input_and_counts_no_preemption(name):
         (["--topology=v5e:4x4", "--slices=0"], "--slices=0"),
         (["--topology=v5e:4x4", "--restarts=-1"], "--restarts=-1"),
         (["--topology=v5e:4x4", "--volume=/runs"], "CLAIM:/PATH"),
+        (["--topology=v5e:4x4", "--bucket=gs://photos"], "the bucket's name without gs://"),
         (["--topology=v5e:4x4", "--name=base_512"], "lower-case letters"),
         (["--topology=v5e:4x4", f"--name={'a' * 60}"], "give at most 47"),
     ],

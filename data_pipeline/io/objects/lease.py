@@ -40,6 +40,7 @@ class Lease:
             "id": uuid.uuid4().hex,
             "host": socket.gethostname(),
             "boot": _boot(),
+            "space": _space(),
             "process": os.getpid(),
             "began": _began(os.getpid()),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -81,7 +82,7 @@ class Lease:
 
     def _watch(self, found: Found, holder: dict) -> None:
         """Return once the holder is known to be dead. Raises InputError where it lives."""
-        here = holder.get("boot") == _boot() and holder.get("host") == socket.gethostname()
+        here = all(holder.get(name) == self._about[name] for name in ("host", "boot", "space"))
         if here and _began(holder.get("process")) != holder.get("began"):
             return
         until = time.monotonic() + self._seconds
@@ -113,7 +114,7 @@ class Lease:
                 say(f"cv3jax: the lease of {self._store.address} was not kept ({first_line(e)})")
 
     def _text(self) -> bytes:
-        return json.dumps({**self._about, "beats": self._beats}).encode()
+        return json.dumps({**self._about, "beats": self._beats, "beat": time.time()}).encode()
 
 
 def _holder(found: Found) -> dict | None:
@@ -133,6 +134,11 @@ def _named(holder: dict) -> str:
 
 def _boot() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _space() -> str:
+    """Return which processes the numbers of processes are of: each container has its own."""
+    return os.readlink("/proc/self/ns/pid")
 
 
 def _began(process: object) -> str | None:

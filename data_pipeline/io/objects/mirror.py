@@ -5,10 +5,10 @@ part or a cascade is complete, and every so often where only its log has grown.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -18,29 +18,26 @@ from data_pipeline.io.errors import InputError, first_line
 from data_pipeline.io.files import read_json, replacing
 from data_pipeline.io.objects import snapshots
 from data_pipeline.io.objects.lease import SECONDS, Lease
+from data_pipeline.io.objects.places import mark, place_of
 from data_pipeline.io.objects.store import LostError, Store, address_of
 from data_pipeline.io.progress import say
 
 LOOK = 2.0  # seconds between two looks for something complete
 LOGS = 30.0  # seconds between two publications of logs alone
-# where the local directories are
-PLACE, DEFAULT = "CV3JAX_STORES", "~/.cache/cv3jax/stores"
+RACY = 2.0  # seconds after which a file's time tells whether it has changed
 LEASE = "CV3JAX_LEASE_SECONDS"
 
 
-def place_of(address: str) -> Path:
-    """Return the directory of this machine that belongs to an address."""
-    base = Path(os.environ.get(PLACE) or os.path.expanduser(DEFAULT))
-    return base / hashlib.sha256(address.encode()).hexdigest()[:16]
-
-
 @contextlib.contextmanager
-def mirrored(workdir: Path, flag: str = "--workdir", *, main: bool = True) -> Iterator[Path]:
+def mirrored(
+    workdir: Path, flag: str = "--workdir", *, main: bool = True, plain: bool = False
+) -> Iterator[Path]:
     """Yield the directory to work in: `workdir`, or of an address its local directory.
 
     For an address, this process has the lease during the block. What is complete is published in
     the background, and all of it when the block ends, however it ends. main: whether this is the
-    process that does so; the others only get the path.
+    process that does so; the others only get the path. plain: for outputs: the objects have their
+    files' own names, and the local directory is removed when all of it is published.
 
     Raises:
         InputError: another run has the lease, or the store refuses.
@@ -51,9 +48,9 @@ def mirrored(workdir: Path, flag: str = "--workdir", *, main: bool = True) -> It
         yield workdir if address is None else place_of(address) / "work"
         return
     store = Store(address)
-    lease = Lease(store, flag, _lease_seconds())
+    lease = Lease(store, flag, lease_seconds())
     try:
-        mirror = _Mirror(store, lease)
+        mirror = _Mirror(store, lease, plain)
         mirror.pull()
         thread = threading.Thread(target=mirror.watch, name="mirror", daemon=True)
         thread.start()
@@ -63,11 +60,14 @@ def mirrored(workdir: Path, flag: str = "--workdir", *, main: bool = True) -> It
             mirror.end.set()
             thread.join()
             mirror.publish()
+        if plain:
+            shutil.rmtree(mirror.work)
     finally:
         lease.release()
 
 
-def _lease_seconds() -> float:
+def lease_seconds() -> float:
+    """Return the seconds of a lease. Raises InputError where the variable has none."""
     text = os.environ.get(LEASE)
     try:
         seconds = float(text) if text else SECONDS
@@ -81,15 +81,20 @@ def _lease_seconds() -> float:
 class _Mirror:
     """The local directory of an address, and what was published of it."""
 
-    def __init__(self, store: Store, lease: Lease):
-        self._store, self._lease, self.end = store, lease, threading.Event()
-        place = place_of(store.address)
+    def __init__(self, store: Store, lease: Lease, plain: bool):
+        self._store, self._lease, self._plain = store, lease, plain
+        self.end = threading.Event()
+        place = mark(store.address)
         self.work, self._staging, self._state = (
             place / name for name in ("work", "staging", "state.json")
         )
         self._tree: tuple | None = None
         self._seen: tuple = ()
         self._logs = time.monotonic()
+        # name → (inode, size and time of a file when it was taken, when that was): of files that
+        # are published, and of those that are about to be
+        self._taken: dict[str, tuple[tuple, float]] = {}
+        self._taking: dict[str, tuple[tuple, float]] = {}
 
     def pull(self) -> None:
         """Make the local directory what was published, unless it is that or newer already."""
@@ -99,6 +104,7 @@ class _Mirror:
         then = read_json(self._state).get("stamp") if self._state.exists() else None
         if self.work.exists() and then == (self._tree and self._tree[1]):
             return  # nobody else has published since
+        self._state.unlink(missing_ok=True)  # it is of a whole directory
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
         if self._tree is not None:
@@ -107,9 +113,15 @@ class _Mirror:
         self._keep()
 
     def watch(self) -> None:
-        """Publish what becomes complete, until `end` is set."""
+        """Publish what becomes complete, until `end` is set or the lease is lost.
+
+        A run whose lease is lost is asked to stop: nothing that it makes could be kept.
+        """
         failed = False
         while not self.end.wait(LOOK):
+            if self._lease.lost:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
             try:
                 if self._due():
                     self.publish()
@@ -128,10 +140,18 @@ class _Mirror:
         if not self.work.exists():
             return
         shutil.rmtree(self._staging, ignore_errors=True)
+        self._taking = {}
         digests = self._stage()
+        if not digests and self._tree is None:
+            return  # a run that was refused
         try:
             self._tree = snapshots.publish(
-                self._store, self._staging, digests, self._tree, self._lease.check
+                self._store,
+                self._staging,
+                digests,
+                self._tree,
+                self._lease.check,
+                plain=self._plain,
             )
         except LostError as e:
             raise InputError(
@@ -140,6 +160,7 @@ class _Mirror:
             ) from e
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
+        self._taken |= self._taking
         self._logs = time.monotonic()
         self._keep()
 
@@ -147,21 +168,36 @@ class _Mirror:
         """Link or copy what is complete into the staging directory. Returns its hashes.
 
         Files of checkpoints and parts never change, and links keep them where the run removes them.
+        Of the others, one that is as it was when it was taken last is not read again.
         """
+        old = self._tree[0] if self._tree else {}
         for _ in range(100):
             try:
                 found = snapshots.whole(self.work)
                 for name, digest in found.items():
+                    source = self.work / name
+                    if digest is None and self._same(name, source) and name in old:
+                        found[name] = old[name][1]
+                        continue
                     target = self._staging / name
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    take = shutil.copy2 if digest is None else os.link
-                    take(self.work / name, target)
+                    if digest is None:
+                        self._taking[name] = _facts(source), time.time()
+                        shutil.copy2(source, target)
+                    else:
+                        os.link(source, target)
                 self._staging.mkdir(parents=True, exist_ok=True)
                 return found
             except (snapshots.MovedError, FileNotFoundError):  # something is being replaced
                 shutil.rmtree(self._staging, ignore_errors=True)
                 time.sleep(0.1)
         raise OSError(11, "it changes all the time", str(self.work))
+
+    def _same(self, name: str, path: Path) -> bool:
+        """Return whether a file is as it was when it was published last."""
+        facts, when = self._taken.get(name, ((), 0.0))
+        # a file that had just been written may have changed within the same tick of its clock
+        return bool(facts) and when - facts[2] / 1e9 > RACY and facts == _facts(path)
 
     def _due(self) -> bool:
         """Return whether something is complete that was not, or the log is to be published."""
@@ -179,3 +215,9 @@ class _Mirror:
         """Note which state of the bucket the local directory is, or is ahead of."""
         with replacing(self._state) as temporary:
             temporary.write_text(json.dumps({"stamp": self._tree and self._tree[1]}))
+
+
+def _facts(path: Path) -> tuple[int, int, int]:
+    """Return a file's inode, size and time of change."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns

@@ -1,23 +1,28 @@
 """Cascades and checkpoints of a bucket, fetched to this machine's disk before they are read."""
 
+import contextlib
+import fcntl
+import os
 import shutil
 from pathlib import Path
 
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.objects import snapshots
-from data_pipeline.io.objects.mirror import place_of
+from data_pipeline.io.objects.places import TREE, mark, remember
 from data_pipeline.io.objects.store import Store, address_of
 from data_pipeline.io.progress import say
 
 FINISHED = "cascade.json"
+USED = ".used"  # ends the name of the file beside a copy that its readers lock
+_held: dict[Path, int] = {}  # copies that this process reads → open files
 
 
 def local(path: str | Path) -> Path:
     """Return `path`, or for the address of a run the local directory with what was published there.
 
     Of a run that has a cascade, only the cascade is fetched. What is here already is not fetched
-    again.
+    again. Older copies that no process reads any more are removed.
 
     Raises:
         InputError: nothing was published at that address, or it is damaged.
@@ -26,30 +31,71 @@ def local(path: str | Path) -> Path:
     address = address_of(path)
     if address is None:
         return Path(path)
-    store, base = Store(address), place_of(address)
+    store = Store(address)
     tree = snapshots.read_tree(store)
     if tree is None:
         raise InputError(
             f"{address}: nothing was published there (it has no {snapshots.NAME}); give the"
             " --workdir of a run"
         )
-    base.mkdir(parents=True, exist_ok=True)
+    base = mark(address)
     with locks.wait(base / "reading.lock"):
-        wanted = _wanted(tree[0])
-        place = base / f"read-{snapshots.digest_of(wanted)[:16]}"
-        if place.exists():
-            return place
-        for old in base.glob("read-*.partial"):
-            shutil.rmtree(old)  # of a killed process: this one has the lock
-        partial = place.with_name(f"{place.name}.partial")
-        say(f"cv3jax: fetching {address}")
-        tree = snapshots.fetch(store, partial, _wanted)
         place = base / f"read-{snapshots.digest_of(_wanted(tree[0]))[:16]}"
-        if place.exists():
-            shutil.rmtree(partial)
-        else:
-            partial.replace(place)
+        if not place.exists():
+            place = _fetch(store, base)
+        _hold(place)
+        _prune(base, place)
         return place
+
+
+def found(text: str) -> Path:
+    """Return the path that `places.shown` wrote: a copy of it here, where it is of an address.
+
+    Raises InputError and OSError as `local` does.
+    """
+    address, mark, inside = text.partition("#")
+    return local(address) / inside if mark and address_of(address) == address else Path(text)
+
+
+def _fetch(store: Store, base: Path) -> Path:
+    """Return the copy of what is published now. The caller has the lock of `base`."""
+    for old in base.glob("read-*.partial"):
+        shutil.rmtree(old)  # of a killed process
+    partial = base / "read-new.partial"
+    say(f"cv3jax: fetching {store.address}")
+    tree = snapshots.fetch(store, partial, _wanted)
+    place = base / f"read-{snapshots.digest_of(_wanted(tree[0]))[:16]}"
+    if place.exists():
+        shutil.rmtree(partial)
+    else:
+        remember(place, store.address, _wanted(tree[0]))
+        partial.replace(place)
+    return place
+
+
+def _hold(place: Path) -> None:
+    """Lock a copy against removal until this process ends."""
+    if place not in _held:
+        _held[place] = os.open(f"{place}{USED}", os.O_RDWR | os.O_CREAT, 0o666)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(_held[place], fcntl.LOCK_SH)
+
+
+def _prune(base: Path, kept: Path) -> None:
+    """Remove copies other than `kept` that no process reads."""
+    for place in base.glob("read-*"):
+        if not place.is_dir() or place == kept or place in _held:
+            continue
+        file = os.open(f"{place}{USED}", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # somebody reads it, or nobody can know
+            continue
+        finally:
+            os.close(file)
+        shutil.rmtree(place)
+        for end in (USED, TREE):
+            Path(f"{place}{end}").unlink(missing_ok=True)
 
 
 def _wanted(files: snapshots.Files) -> snapshots.Files:

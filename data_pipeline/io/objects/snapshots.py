@@ -8,6 +8,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable
@@ -15,12 +16,15 @@ from pathlib import Path
 
 from data_pipeline.io.bounded_json import OWN, ParseError, load_json, parse_json
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.objects import places
 from data_pipeline.io.objects.store import Found, Store
 
 NAME = "tree.json"
 DATA = "data"  # the folder of all other objects
 AT_ONCE = 8  # files that are sent or fetched together
 TRIES = 4  # of a file that came cut or changed
+COPIED = 2**20  # bytes of a file from which the store is asked to copy it by itself
+SPARE = 2**28  # bytes that a disk keeps free
 MANIFEST = "manifest.json"  # of a checkpoint or a part: {"files": {name: [size, SHA-256]}}
 _UNFINISHED = (".orbax-checkpoint-tmp", ".partial", ".tmp", ".writing")
 Files = dict[str, list]  # relative name → [size, SHA-256, object]
@@ -105,45 +109,88 @@ def publish(
     digests: dict[str, str | None],
     before: tuple[Files, str] | None,
     allowed: Callable[[], None] = lambda: None,
+    *,
+    plain: bool = False,
 ) -> tuple[Files, str]:
     """Publish the files of a directory that does not change meanwhile. Returns (files, stamp).
 
-    digests: as `whole` returns. before: what was published last. allowed: raises where this process
-    may no longer write. What nothing names any more is removed afterwards.
+    digests: as `whole` returns; a file that `before` has with the same hash need not be there.
+    before: what was published last. allowed: raises where this process may no longer write. plain:
+    objects get their files' own names, for people and other programs. What nothing names any more
+    is removed afterwards.
 
     Raises:
         LostError: another process has published.
         OSError: the store fails; what was published before remains.
     """
-    old = before[0] if before else {}
+    old, stamp = before or ({}, None)
     version = f"{DATA}/{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
 
     def described(name: str) -> list:
+        digest = digests[name]
+        if digest and name in old and old[name][1] == digest:
+            return old[name]
         path = folder / name
-        size, digest = path.stat().st_size, digests[name] or _hash(path)
+        size, digest = path.stat().st_size, digest or _hash(path)
         if name in old and old[name][:2] == [size, digest]:
             return old[name]
-        return [size, digest, f"{version}/{name}"]
+        return [size, digest, name if plain else f"{version}/{name}"]
 
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         files = dict(zip(digests, pool.map(described, digests), strict=True))
-        new = [name for name in files if files[name][2].startswith(f"{version}/")]
-        for _ in range(TRIES):
-            there = store.sizes(version) if new else {}
-            missing = [name for name in new if there.get(files[name][2]) != files[name][0]]
-            if not missing:
-                break
-            list(pool.map(lambda name: store.upload(folder / name, files[name][2]), missing))
-        else:
-            there = store.sizes(version)
-            cut = [name for name in new if there.get(files[name][2]) != files[name][0]]
-            if cut:
-                raise OSError(5, f"{cut[0]} was stored cut {TRIES} times", store.address)
+        new = [name for name in files if files[name] is not old.get(name)]
+        if before and files.keys() == old.keys() and not new:
+            return before
+        if plain and (changed := {name for name in new if name in old}):
+            # until they are whole, nothing names them
+            allowed()
+            left = {name: about for name, about in old.items() if name not in changed}
+            stamp = _write(store, left, stamp)
+        _send(store, folder, {name: files[name] for name in new}, pool, "" if plain else version)
     allowed()
-    text = json.dumps({"files": files, "sha256": digest_of(files)}, sort_keys=True).encode()
-    stamp = store.replace(NAME, text, before[1] if before else None)
+    stamp = _write(store, files, stamp)
     clean(store, files)
+    gone = {place for _, _, place in old.values()} - {place for _, _, place in files.values()}
+    if plain and gone:
+        store.remove(sorted(gone))
     return files, stamp
+
+
+def _write(store: Store, files: Files, stamp: str | None) -> str:
+    text = json.dumps({"files": files, "sha256": digest_of(files)}, sort_keys=True).encode()
+    return store.replace(NAME, text, stamp)
+
+
+def _send(
+    store: Store,
+    folder: Path,
+    files: Files,
+    pool: concurrent.futures.ThreadPoolExecutor,
+    place: str,
+) -> None:
+    """Upload files until all objects below `place` have their sizes. Raises OSError."""
+    large = any(size >= COPIED for size, _, _ in files.values())
+    known = places.objects_near(store.address) if large else {}
+    left = list(files)
+
+    def send(name: str) -> None:
+        size, digest, target = files[name]
+        if (source := known.pop(digest, None)) and size >= COPIED:
+            try:  # once: the object may be gone, or its bucket refuse
+                store.copy(source, target)
+                return
+            except (OSError, InputError):
+                pass
+        store.upload(folder / name, target)
+
+    for _ in range(TRIES):
+        if not left:
+            return
+        list(pool.map(send, left))
+        there = store.sizes(place)
+        left = [name for name in files if there.get(files[name][2]) != files[name][0]]
+    if left:
+        raise OSError(5, f"{left[0]} was stored cut {TRIES} times", store.address)
 
 
 def clean(store: Store, files: Files) -> None:
@@ -158,7 +205,7 @@ def fetch(
     """Write what was published last into an empty directory. Returns (files, stamp), or None.
 
     Raises:
-        InputError: an object is not what was published.
+        InputError: an object is not what was published, or all would not fit on the disk.
         OSError: the store fails.
     """
     for left in reversed(range(TRIES)):
@@ -166,8 +213,10 @@ def fetch(
         if tree is None:
             return None
         try:
+            files = wanted(tree[0])
+            _check_room(store, folder, sum(size for size, _, _ in files.values()))
             with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-                list(pool.map(lambda item: _get(store, folder, *item), wanted(tree[0]).items()))
+                list(pool.map(lambda item: _get(store, folder, *item), files.items()))
             return tree
         except FileNotFoundError as e:
             # a run may have published again, and removed what it replaced
@@ -177,6 +226,16 @@ def fetch(
                     f"{store.address}: an object that {NAME} names is missing ({e}); restore it"
                 ) from e
     raise AssertionError("there is at least one try")
+
+
+def _check_room(store: Store, folder: Path, size: int) -> None:
+    """Raise InputError where a disk has not the room for so many bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(folder).free) < size + SPARE:
+        raise InputError(
+            f"{store.address} has {size / 1e9:,.1f} GB, and {places.base()} has"
+            f" {free / 1e9:,.1f} GB free; set {places.PLACE} to a directory on a larger disk"
+        )
 
 
 def _get(store: Store, folder: Path, name: str, about: list) -> None:

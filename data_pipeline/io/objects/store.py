@@ -11,13 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from data_pipeline.io import extras
 from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.objects.opening import open_gs, open_s3, refusal
 
-TRIES = 6  # of one request, beside those of the libraries themselves
-WAIT = 0.5  # seconds before the second try; twice as many before each one after it
+TRIES = 4  # of one request, beside those of the libraries themselves
+WAIT = 1.0  # seconds before the second try; twice as many before each one after it
+SMALL = 2**28  # bytes of an object that is read into memory
 _ADDRESS = re.compile(r"(s3|gs):/+([^/]+)/*(.*?)/*\Z")  # pathlib leaves one slash of two
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, InputError)
+_FINAL = (FileNotFoundError, IsADirectoryError)
+_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE)  # of this machine, not of the store
 T = TypeVar("T")
 
 
@@ -42,27 +44,33 @@ class Store:
     """What is below an address."""
 
     def __init__(self, address: str, *, tries: int = TRIES):
-        """Open the store. Raises InputError where the library for it is not installed."""
+        """Open the store.
+
+        Raises InputError where the library for it is not installed, or there are no credentials.
+        """
         self.address, self._tries = address, tries
         self._s3 = address.startswith("s3://")
-        if self._s3:
-            made = extras.load("s3fs", address).S3FileSystem
-            limits = {"connect_timeout": 10, "read_timeout": 60}
-            self._fs = made(use_listings_cache=False, config_kwargs=limits)
-        else:
-            # the class that is exported asks each bucket for its kind by gRPC, for zonal buckets
-            made = extras.load("gcsfs", address).core.GCSFileSystem
-            self._fs = made(use_listings_cache=False)
+        self._fs = open_s3(address) if self._s3 else open_gs(address)
         self._bucket, _, self._root = address.partition("://")[2].partition("/")
 
     def read(self, name: str) -> Found | None:
-        """Return an object, or None where there is none. Raises OSError."""
+        """Return an object of at most SMALL bytes, or None where there is none.
+
+        Raises InputError where it is larger, OSError.
+        """
 
         def get() -> Found:
             place = self._place(name)
             # the stamp comes first: if the object is replaced between the two, `replace` refuses
-            stamp = self._stamp(self._fs.info(place))
-            return Found(self._fs.cat_file(place), stamp)
+            about = self._fs.info(place)
+            if about["size"] > SMALL:
+                raise InputError(
+                    f"{self.address}/{name} has {about['size']:,} bytes, and may have {SMALL:,}"
+                )
+            data = self._fs.cat_file(place)
+            if len(data) != about["size"]:  # cut, or replaced meanwhile
+                raise OSError(errno.EIO, f"{len(data):,} of {about['size']:,} bytes came")
+            return Found(data, self._stamp(about))
 
         try:
             return self._tried(name, get)
@@ -72,7 +80,7 @@ class Store:
     def replace(self, name: str, data: bytes, stamp: str | None) -> str:
         """Write an object where it still has `stamp` (None: where there is none).
 
-        Returns its new stamp. Raises LostError, OSError.
+        Returns its new stamp. Raises LostError, InputError where there is no such bucket, OSError.
         """
 
         def put() -> str:
@@ -80,6 +88,10 @@ class Store:
 
         try:
             return self._tried(name, put)
+        except FileNotFoundError as e:
+            if stamp is not None:
+                raise LostError(name) from e
+            raise InputError(f"{self.address}: there is no such bucket; make it first") from e
         except LostError:
             # the answer to an earlier try may have been lost
             if (found := self.read(name)) and found.data == data:
@@ -100,14 +112,14 @@ class Store:
         self._tried(name, lambda: self._fs.cp_file(place, self._place(name)))
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Return {name: bytes} of all objects below a folder. Raises OSError."""
+        """Return {name: bytes} of all objects below a folder, or "" for all. Raises OSError."""
         start = self._place(folder)
 
         def listed() -> dict[str, int]:
             found = self._fs.find(start, detail=True)
-            return {
-                folder + path[len(start) :]: int(about["size"]) for path, about in found.items()
-            }
+            inside = {path[len(start) :].lstrip("/"): about for path, about in found.items()}
+            start_of = f"{folder}/" if folder else ""
+            return {start_of + name: int(about["size"]) for name, about in inside.items()}
 
         try:
             return self._tried(folder, listed)
@@ -137,7 +149,7 @@ class Store:
             raise LostError(name) from e
         except Exception as e:
             code = getattr(e, "response", {}).get("Error", {}).get("Code", "")
-            if code in ("PreconditionFailed", "412", "NoSuchKey") or "pre-condition" in str(e):
+            if code in ("PreconditionFailed", "412") or "pre-condition" in str(e):
                 raise LostError(name) from e
             raise
         return str(answer["ETag"])
@@ -165,14 +177,13 @@ class Store:
         for left in reversed(range(self._tries)):
             try:
                 return act()
-            except (LostError, *_FINAL) as e:
-                if isinstance(e, PermissionError):
-                    raise InputError(
-                        f"{self.address}: the store refuses {name} ({first_line(e)}); check that"
-                        " your credentials may read and write there"
-                    ) from e
+            except (LostError, *_FINAL):
                 raise
             except Exception as e:  # of whichever library reaches that store
+                if isinstance(e, OSError) and e.errno in _OURS:
+                    raise
+                if refused := refusal(e, self.address, name):
+                    raise refused from (None if refused is e else e)
                 if not left:
                     line = f"{name}: the store failed {self._tries} times ({first_line(e)})"
                     raise OSError(errno.EIO, line, self.address) from e
