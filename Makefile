@@ -22,7 +22,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 BENCHMARKS := loop eval_overhead unet attention cascade text_kv tiles tiled_autoencoder distill packaged guidance loader recaption data_build serve serve_soak eval_statistics lora_scenes
 
-.PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm setup-browser quickstart test-unit test test-all test-gpu attack mutants benchmarks docs lint audit sbom lock clean
+.PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm setup-browser quickstart test-unit test test-all test-gpu attack mutants benchmarks gpu-session docs lint audit sbom lock clean
 
 setup: $(VENV)/.done
 
@@ -116,6 +116,10 @@ benchmarks: setup-torch setup-tpu setup-gpu
 	$(BIN)/python benchmarks/large_pictures.py --out benchmarks/results || failed="$$failed large_pictures"; \
 	$(BIN)/python benchmarks/finetune_memory.py --out benchmarks/results || failed="$$failed finetune_memory"; \
 	[ -z "$$failed" ] || { echo "missed their bars:$$failed" >&2; exit 1; }
+
+# on a machine with a large GPU, under twelve minutes; PyTorch with CUDA and diffusers are the peer, and may be missing
+gpu-session: setup
+	PYTHON=$(BIN)/python bash benchmarks/gpu_session.sh
 
 lint: setup
 	$(BIN)/ruff check .

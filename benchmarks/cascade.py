@@ -30,11 +30,12 @@ from cv3jax.cascade.stage_network import SamplerOptions
 from cv3jax.cascade.stage_sampler import make_stage_sampler
 from cv3jax.checkpoints.description import (
     CascadeDescription,
+    Distilled,
     StageDescription,
     TextDescription,
     VaeDescription,
 )
-from cv3jax.configs import base_512, relay_1024, scenes_base, scenes_relay, scenes_vae
+from cv3jax.configs import base_512, common, relay_1024, scenes_base, scenes_relay, scenes_vae
 from cv3jax.distributed.backend import tune_cpu
 from cv3jax.kernels import flops
 from cv3jax.models.t5 import T5Encoder
@@ -43,6 +44,7 @@ from cv3jax.models.vae import Autoencoder
 
 MOST = 0.5
 STEPS = {"base": 50, "relay": 10}
+W_DIM, W = 512, (1.0, 12.0)  # of distilled stages: their guidance embedding and their weights
 SCENES_TEXT = ("vocab", "channels", "layers", "heads", "head_dim", "ff", "dtype")
 
 
@@ -101,6 +103,29 @@ def released() -> CascadeDescription:
         {},
         {"channels": T5Encoder.channels, "dtype": "bfloat16"},
     )
+
+
+def tiny() -> CascadeDescription:
+    """Return a cascade that tests can run: the parts of the paper's recipes' `:tiny` variants."""
+    base = base_512.get_config("tiny")
+    vae = common.tiny(common.vae_config()).model.to_dict()
+    return describe(
+        base, relay_1024.get_config("tiny"), vae, {k: base.text[k] for k in SCENES_TEXT}
+    )
+
+
+def distilled(description: CascadeDescription, steps: dict[str, int]) -> CascadeDescription:
+    """Return the same cascade with stages that were distilled to so many steps each."""
+    stages = {
+        name: dataclasses.replace(
+            stage,
+            model={**stage.model, "w_dim": W_DIM},
+            steps=steps[name],
+            distilled=Distilled(steps[name], W),
+        )
+        for name, stage in description.stages.items()
+    }
+    return dataclasses.replace(description, stages=stages)
 
 
 def single(description: CascadeDescription) -> CascadeDescription:

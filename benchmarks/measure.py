@@ -1,7 +1,7 @@
 """Provide what all benchmarks share: facts of the machine, timing in turns, spreads and tables.
 
 Two things that are compared take turns, so that other load on the machine affects both. A ratio is
-taken within each turn.
+taken within each turn. JAX is imported where it is used: reading results does not need it.
 """
 
 import contextlib
@@ -16,8 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import jax
 
 
 class Spread(NamedTuple):
@@ -71,6 +69,7 @@ def turns(
 
 def timed(call: Callable[[], Any]) -> Callable[[], float]:
     """Return a function that calls JAX and returns the seconds until its outputs are computed."""
+    import jax
 
     def run() -> float:
         began = time.perf_counter()
@@ -85,6 +84,7 @@ def cpu_timed(call: Callable[[], Any]) -> Callable[[], float]:
 
     Other load on the machine changes them less than it changes the time by the clock.
     """
+    import jax
 
     def run() -> float:
         began = time.process_time()
@@ -97,13 +97,18 @@ def cpu_timed(call: Callable[[], Any]) -> Callable[[], float]:
 def facts(*packages: str) -> dict[str, str]:
     """Return date, commit, hardware, load, and the versions of JAX and of `packages`."""
     return {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": now(),
         "revision": revision(ROOT) or "none",
         "hardware": hardware(),
         "load": f"{os.getloadavg()[0]:.1f} processes waited for a core in the minute before",
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", *packages)},
     }
+
+
+def now() -> str:
+    """Return the date and the minute, as results have them."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,6 +136,8 @@ def revision(checkout: Path) -> str | None:
 
 def hardware() -> str:
     """Return the processor, its cores, the memory and any accelerators as text."""
+    import jax
+
     models = [
         line.partition(":")[2].strip()
         for line in _lines("/proc/cpuinfo")

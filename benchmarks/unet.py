@@ -3,108 +3,164 @@
     python benchmarks/unet.py --json benchmarks/results/unet.json
 
 Seconds of a forward pass and of a train step are measured. Each side has a process of its own, and
-they take turns. On a CPU both compute in float32. On a GPU both compute in bfloat16, and PyTorch
-runs a second time under torch.compile. In a forward pass the weights have that precision. A train
-step keeps them in float32; it consists of the mean squared error, its gradient, clipping by the
-global norm, AdamW and an EMA. Ours is `make_train_step` without rematerialisation; PyTorch's uses
-its fused AdamW. Before timing, both sides must agree in their outputs and in their losses after one
-step. MFU is given for ours if the chip's peak is known. Exits 1 if a median ratio is above 1.0 (on
-a GPU: 0.8, against torch.compile), or if the full-size train step has less than 60 % MFU on a GPU.
-Needs PyTorch (`make setup-torch`) and diffusers.
+they take turns; with --apart one runs after the other, each with the whole memory of a GPU. On a
+CPU both compute in float32. On a GPU both compute in bfloat16, attention is cuDNN's on both sides,
+and PyTorch runs a second time under torch.compile. In a forward pass the weights have that
+precision. A train step keeps them in float32; it consists of the mean squared error, its gradient,
+clipping by the global norm, AdamW and an EMA. Ours is `make_train_step`; PyTorch's uses its fused
+AdamW. Both sides must agree in their outputs and in their losses after one step. MFU is given if
+the chip's peak is known, and the memory is that of one call: of ours as XLA plans it, of PyTorch's
+as its allocator counts it on a GPU. The JSON is written as soon as a side has its figures. Exits 1
+if a median ratio is above 1.0 (on a GPU: 0.8, against torch.compile), or if the full-size train
+step has less than 60 % MFU on a GPU. Needs PyTorch (`make setup-torch`) and diffusers.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import measure
 import numpy as np
-from unet_sides import OURS, SIZES, ours, theirs
+from unet_sides import OURS, REMATS, SIZES, Case, ours
 
+from cv3jax.distributed.backend import POOL
 from cv3jax.distributed.chips import chip_of
 
 DEFAULT = {
     "cpu": {"forward": "medium", "train": "small"},
     "gpu": {"forward": "full", "train": "full"},
 }
+RIVALS = ("torch", "torch.compile")
 MOST = {"cpu": 1.0, "gpu": 0.8}
 LEAST_MFU = 0.6  # of the full size's train step, on a GPU
 CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}  # of the largest output
+COLUMNS = (
+    "",
+    "parameters",
+    "latents",
+    "precision",
+    "beside",
+    f"{OURS} s",
+    "theirs s",
+    "ratio",
+    "MFU",
+    "GB",
+    "theirs GB",
+)
 
 
-def compare(what: str, size: str, dtype: str, rounds: int, rivals: list[str]) -> dict:
-    """Return the figures of one row.
+class Sides:
+    """The worker processes of a case, and what they said of themselves."""
+
+    def __init__(self, case: Case, rounds: int, folder: str):
+        """Note the case; nothing is started yet."""
+        self.case, self._rounds, self._folder = case, rounds, Path(folder)
+        self.ready: dict[str, dict] = {}
+
+    def took(self, names: tuple[str, ...]) -> dict[str, list[float]]:
+        """Return the seconds of these sides, in turns. Raises RuntimeError where one fails."""
+        case = self.case
+        flags = [f"--{name}={value}" for name, value in dataclasses.asdict(case).items() if value]
+        commands = {
+            name: [sys.executable, __file__, *flags, f"--worker={name}", f"--folder={self._folder}"]
+            for name in names
+        }
+        # a side alone takes what a GPU has, as a run does
+        pool = {} if len(names) > 1 else {"XLA_PYTHON_CLIENT_PREALLOCATE": "true", POOL: "0.9"}
+        with measure.workers(commands, pool) as running:
+            self.ready |= {name: worker.ready for name, worker in running.items()}
+            for rival in names:
+                if rival != OURS:
+                    self._check(rival)
+            for worker in running.values():
+                worker()  # warm
+            return measure.turns(running, self._rounds, self._say)
+
+    def _say(self, line: str) -> None:
+        print(f"{self.case.what} {self.case.size}: {line}", file=sys.stderr, flush=True)
+
+    def _check(self, rival: str) -> None:
+        """Note how far a rival's output is from ours. Raises RuntimeError where it is too far."""
+        a, b = (np.load(self._folder / f"{name}.npy") for name in (OURS, "theirs"))
+        apart = self.ready[rival]["difference"] = float(np.abs(a - b).max() / np.abs(a).max())
+        if not apart <= CLOSE[self.case.dtype]:
+            raise RuntimeError(
+                f"{self.case.what} {self.case.size}: {OURS} and {rival} differ by {apart:.1e} of"
+                " the largest value"
+            )
+
+
+def compare(
+    case: Case, rounds: int, rivals: list[str], *, apart: bool, keep: Callable[[dict], None]
+) -> dict:
+    """Return the figures of one row. keep: called with them whenever there are more.
+
+    apart: one side after the other, and a rival that fails is noted in `failed`.
 
     Raises:
-        RuntimeError: if the two sides do not compute the same.
+        RuntimeError: if the two sides do not compute the same, or one ends.
     """
+    took: dict[str, dict[str, list[float]]] = {}
+    failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
+        sides = Sides(case, rounds, folder)
 
-        def command(side: str) -> list[str]:
-            return [
-                sys.executable,
-                __file__,
-                "--worker",
-                side,
-                "--what",
-                what,
-                "--size",
-                size,
-                "--dtype",
-                dtype,
-                "--folder",
-                folder,
-            ]
+        def row() -> dict:
+            ready, size = sides.ready, case.known
+            return {
+                **dataclasses.asdict(case),
+                **{name: getattr(size, name) for name in ("channels", "side", "batch")},
+                "rounds": rounds,
+                "parameters": ready[OURS]["parameters"],
+                "flops": ready[OURS]["flops"],
+                "seconds": took,
+                "failed": failed,
+                "first_call_seconds": {name: value["first"] for name, value in ready.items()},
+                "memory_bytes": {name: value["memory"] for name, value in ready.items()},
+                "difference": {name: ready[name]["difference"] for name in rivals if name in took},
+                "ratio": {
+                    rival: measure.ratios(values[OURS], values[rival])
+                    for rival, values in took.items()
+                    if rival in values
+                },
+            }
 
-        took: dict[str, list[list[float]]] = {}
-        ready, errors = {}, {}
+        alone = sides.took((OURS,)) if apart or not rivals else {}
+        if alone:
+            took["alone"] = alone
+            keep(row())
         for rival in rivals:  # one pair at a time: three would not fit
-            with measure.workers({OURS: command(OURS), rival: command(rival)}) as pair:
-                a, b = (np.load(Path(folder) / f"{name}.npy") for name in (OURS, "theirs"))
-                errors[rival] = float(np.abs(a - b).max() / np.abs(a).max())
-                if not errors[rival] <= CLOSE[dtype]:
-                    raise RuntimeError(
-                        f"{what} {size}: {OURS} and {rival} differ by {errors[rival]:.1e} of the"
-                        " largest value"
-                    )
-                ready |= {name: worker.ready for name, worker in pair.items()}
-                for worker in pair.values():
-                    worker()  # warm
-                took[rival] = measure.turns(
-                    pair,
-                    rounds,
-                    lambda line: print(f"{what} {size}: {line}", file=sys.stderr, flush=True),
-                )
-    return {
-        "what": what,
-        "size": size,
-        **SIZES[size],
-        "dtype": dtype,
-        "rounds": rounds,
-        "parameters": ready[OURS]["parameters"],
-        "flops": ready[OURS]["flops"],
-        "seconds": took,
-        "first_call_seconds": {name: value["first"] for name, value in ready.items()},
-        "difference": errors,
-        "ratio": {
-            rival: measure.ratios(values[OURS], values[rival]) for rival, values in took.items()
-        },
-    }
+            try:
+                took[rival] = alone | sides.took((rival,) if apart else (OURS, rival))
+            except RuntimeError as e:
+                if not apart:
+                    raise
+                failed[rival] = str(e)
+            keep(row())
+        return row()
 
 
 def with_mfu(row: dict, device_kind: str) -> dict:
-    """Return the row with our MFU in all its turns, if the chip's peak is known."""
+    """Return the row with the MFU of each side in all its turns, if the chip's peak is known.
+
+    The FLOPs are ours on both sides: those of the same network, without recomputation.
+    """
     chip = chip_of(device_kind)
-    turns = [seconds for took in row["seconds"].values() for seconds in took[OURS]]
-    return (
-        {**row, "mfu": measure.spread([row["flops"] / seconds / chip.flops for seconds in turns])}
-        if chip
-        else row
-    )
+    if not chip:
+        return row
+
+    def of(name: str) -> measure.Spread:
+        turns = [seconds for took in row["seconds"].values() for seconds in took.get(name, ())]
+        return measure.spread([row["flops"] / seconds / chip.flops for seconds in turns])
+
+    rivals = {name: of(name) for name in row["ratio"]}
+    return {**row, "mfu": of(OURS), "mfu_beside": rivals}
 
 
 def missed(figures: list[dict], kind: str, rival: str) -> list[str]:
@@ -112,7 +168,7 @@ def missed(figures: list[dict], kind: str, rival: str) -> list[str]:
     slower = [
         f"{row['what']} {row['ratio'][rival]} of {rival}'s time, above {MOST[kind]}"
         for row in figures
-        if not row["ratio"][rival].median <= MOST[kind]
+        if rival in row["ratio"] and not row["ratio"][rival].median <= MOST[kind]
     ]
     held = [
         row
@@ -126,8 +182,13 @@ def missed(figures: list[dict], kind: str, rival: str) -> list[str]:
     ]
 
 
+def gigabytes(size: int | None) -> str:
+    """Return a number of bytes in GB, or nothing where it is unknown."""
+    return "" if size is None else f"{size / 1e9:.2f}"
+
+
 def rows(figures: list[dict]) -> list[tuple]:
-    """Return the rows of the table."""
+    """Return the rows of the table; where ours has a rival, it is not listed alone too."""
     return [
         (
             row["what"],
@@ -136,64 +197,86 @@ def rows(figures: list[dict]) -> list[tuple]:
             row["dtype"],
             rival,
             measure.spread(took[OURS]),
-            measure.spread(took[rival]),
-            row["ratio"][rival],
+            measure.spread(took[rival]) if rival in took else "",
+            row["ratio"].get(rival, ""),
             f"{row['mfu'].median:.0%}" if "mfu" in row else "",
+            gigabytes(row["memory_bytes"][OURS]),
+            gigabytes(row["memory_bytes"].get(rival)),
         )
         for row in figures
         for rival, took in row["seconds"].items()
+        if rival in took or not row["ratio"]
     ]
 
 
-def main() -> None:
-    """Run the benchmark from the command line and print its figures."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--what", choices=("forward", "train"), help="one of them alone")
-    parser.add_argument(
+    made.add_argument("--what", choices=("forward", "train"), help="one of them alone")
+    made.add_argument(
         "--size",
         choices=SIZES,
         help="of the model (default on a CPU: medium forward, small train; on a GPU: full)",
     )
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each pair (default: 9)")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)  # what this program starts
-    parser.add_argument("--dtype", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.rounds < 1:
-        parser.error("--rounds must be at least 1")
-    if args.worker == OURS:
-        return ours(args.what, args.size, args.dtype, args.folder)
+    made.add_argument("--batch", type=int, metavar="N", help="pictures (default: the size's)")
+    made.add_argument(
+        "--remat",
+        choices=REMATS,
+        default="none",
+        help="what a train step computes again, on both sides (default: none)",
+    )
+    made.add_argument(
+        "--beside",
+        nargs="*",
+        choices=RIVALS,
+        metavar="RIVAL",
+        help="of torch and torch.compile (default on a CPU: torch; on a GPU: both); may be none",
+    )
+    made.add_argument("--apart", action="store_true", help="one side after the other")
+    made.add_argument("--rounds", type=int, default=9, help="turns of each pair (default: 9)")
+    made.add_argument("--json", type=Path, metavar="FILE")
+    made.add_argument("--worker", help=argparse.SUPPRESS)  # what this program starts
+    made.add_argument("--dtype", help=argparse.SUPPRESS)
+    made.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    return made
+
+
+def main() -> None:
+    """Run the benchmark from the command line and print its figures."""
+    args = parser().parse_args()
+    if args.rounds < 1 or (args.batch is not None and args.batch < 1):
+        parser().error("--rounds and --batch must be at least 1")
     if args.worker:
-        return theirs(
-            args.what, args.size, args.dtype, args.folder, compiled=args.worker == "torch.compile"
-        )
+        case = Case(args.what, args.size, args.dtype, args.batch, args.remat)
+        if args.worker == OURS:
+            return ours(case, args.folder)
+        from unet_torch import theirs
+
+        return theirs(case, args.folder, compiled=args.worker == "torch.compile")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the two sides share a GPU
-    facts = measure.facts("torch", "diffusers")
-    print(json.dumps(facts, indent=2), flush=True)
     kind = "cpu" if jax.default_backend() == "cpu" else "gpu"
-    rivals = ["torch"] if kind == "cpu" else ["torch", "torch.compile"]
-    figures = []
+    rivals = ["torch"] if kind == "cpu" else list(RIVALS)
+    rivals = rivals if args.beside is None else list(dict.fromkeys(args.beside))
+    facts = measure.facts(*(("torch", "diffusers") if rivals else ()))
+    print(json.dumps(facts, indent=2), flush=True)
+    figures: list[dict] = []
     for what in [args.what] if args.what else ["forward", "train"]:
         size = args.size or DEFAULT[kind][what]
-        row = compare(what, size, "float32" if kind == "cpu" else "bfloat16", args.rounds, rivals)
-        figures.append(with_mfu(row, jax.devices()[0].device_kind))
-    head = (
-        "",
-        "parameters",
-        "latents",
-        "precision",
-        "beside",
-        f"{OURS} s",
-        "theirs s",
-        "ratio",
-        "MFU",
-    )
-    print(measure.table(head, rows(figures)) + "\nseconds and ratios: median (quartiles)")
-    measure.write_json(args.json, {**facts, "rows": figures})
-    if short := missed(figures, kind, rivals[-1]):
+        dtype = "float32" if kind == "cpu" else "bfloat16"
+        before = list(figures)
+
+        def keep(row: dict, before: list[dict] = before) -> None:
+            figures[:] = [*before, with_mfu(row, jax.devices()[0].device_kind)]
+            measure.write_json(args.json, {**facts, "rows": figures})
+
+        case = Case(what, size, dtype, args.batch, args.remat)
+        compare(case, args.rounds, rivals, apart=args.apart, keep=keep)
+    print(measure.table(COLUMNS, rows(figures)) + "\nseconds and ratios: median (quartiles)")
+    short = [f"{row['what']}: {why}" for row in figures for why in row["failed"].values()]
+    short += missed(figures, kind, rivals[-1] if rivals else "")
+    if short:
         sys.exit("; ".join(short))
     return None
 

@@ -7,15 +7,10 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from cv3jax.aot import topology
-from cv3jax.cascade.parts import model_shapes
-from cv3jax.diffusion.conditioning import make_cond, picture_sizes
 from cv3jax.distributed.chips import CHIPS, chip_of
-from cv3jax.kernels import flops
-from cv3jax.models.unet import UNet
 
 ROOT = Path(__file__).parents[2]
 FITS = {
@@ -41,7 +36,13 @@ def benchmark(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        ("unet", ["--rounds", "0"], "--rounds must be at least 1"),
+        ("unet", ["--rounds", "0"], "--rounds and --batch must be at least 1"),
+        ("unet", ["--batch", "0"], "--rounds and --batch must be at least 1"),
+        ("sampling", ["--batch", "0"], "--batch and --rounds must be at least 1"),
+        ("tiled_decode", ["--rounds", "0"], "--rounds must be at least 1"),
+        ("tiled_decode", ["--side", "100"], "--side and --tile must be multiples of 8 above 0"),
+        ("serve_released", ["--num", "0"], "--batch and --num must be at least 1"),
+        ("gpu_plan", ["--json", "x", "--train", "0"], "--batch and --train must be at least 1"),
         ("text_kv", ["--rounds", "0"], "--rounds must be at least 1"),
         ("cascade", ["--rounds", "0"], "--batch and --rounds must be at least 1"),
         ("cascade", ["--batch", "0"], "--batch and --rounds must be at least 1"),
@@ -159,107 +160,6 @@ def test_kept_compile_times_keep_their_date_and_revision(benchmark, monkeypatch,
     }
     # of the rows below it alone
     assert head.startswith("results by revision and day: ghi, 2026-02-04 (1). ")
-
-
-def test_the_unet_has_the_attention_of_its_device(benchmark, monkeypatch):
-    from jax._src.cudnn import fused_attention_stablehlo as cudnn
-
-    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91300)
-    monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
-    script = benchmark("unet_sides")
-    ours = script.attending(script.model("small", "float32"), "cpu").attend
-    assert "custom_vjp_call" in str(jax.make_jaxpr(ours)(*3 * [jnp.ones((1, 8, 1, 32))]))
-    net = UNet(
-        channels=64, channel_mult=(1, 2), res_blocks=1, depth=(0, 1), mid_depth=1, dtype="bfloat16"
-    )
-    params = model_shapes(net, script.TEXT[1])
-
-    def run(params, x, text):
-        made = script.attending(net, "gpu")
-        return made.apply(
-            {"params": params},
-            x,
-            jnp.zeros(2, jnp.int32),
-            make_cond(text, picture_sizes(2, 64, 64)),
-        )
-
-    x, text = (
-        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 8, 8, 4), (2, *script.TEXT))
-    )
-    counted = flops.count(run, params, x, text)
-    blocks, rows, width = 1 + 1 + 2, 4 * 4, 128  # down, middle, up
-    # of keys 16 and 225, padded
-    assert counted.kinds["attention kernel"] == blocks * 2 * 2 * 2 * rows * (128 + 256) * width
-
-
-@pytest.mark.parametrize("what", ["forward", pytest.param("train", marks=pytest.mark.slow)])
-def test_our_side_counts_the_flops_of_what_it_times(what, benchmark, monkeypatch, tmp_path):
-    script, measure = benchmark("unet_sides"), benchmark("measure")
-    net = UNet(
-        channels=32,
-        channel_mult=(1, 2),
-        res_blocks=1,
-        depth=(0, 1),
-        mid_depth=1,
-        head_dim=32,
-        groups=8,
-    )
-    monkeypatch.setattr(script, "model", lambda size, dtype: net)
-    monkeypatch.setattr(script, "TEXT", (7, 32))
-    monkeypatch.setitem(script.SIZES, "tiny", {"channels": 32, "side": 8, "batch": 2})
-    served = []
-    monkeypatch.setattr(measure, "serve", lambda ready, call: served.extend([ready, call()]))
-    script.ours(what, "tiny", "float32", tmp_path)
-    ready, seconds = served
-    batch = script.inputs("tiny")
-    forward = flops.count(
-        lambda params, x, index, text: net.apply(
-            {"params": params}, x, index, make_cond(text, picture_sizes(2, 64, 64))
-        ),
-        model_shapes(net, 32),
-        batch["x"],
-        batch["index"],
-        batch["text"],
-    ).total
-    assert (
-        ready["flops"] == forward
-        if what == "forward"
-        else 2.8 * forward < ready["flops"] < 3 * forward
-    )
-    assert seconds > 0
-
-
-def row(what, ratio, size="full", seconds=1.0, rival="torch.compile"):
-    spread = sys.modules["measure"].spread
-    return {
-        "what": what,
-        "size": size,
-        "flops": 500e12,
-        "ratio": {rival: spread([ratio])},
-        "seconds": {rival: {"cv3jax": [seconds] * 3}},
-    }
-
-
-def test_mfu_is_of_the_chips_peak_and_has_a_bar(benchmark):
-    script = benchmark("unet")
-    assert "mfu" not in script.with_mfu(row("train", 0.7), "cpu")
-    slow, fast = (
-        script.with_mfu(row("train", 0.7, seconds=seconds), "NVIDIA H200") for seconds in (1.0, 0.8)
-    )
-    assert slow["mfu"].median == pytest.approx(500 / 989)
-    assert script.missed([fast], "gpu", "torch.compile") == []
-    assert ["under 0.6" in words for words in script.missed([slow], "gpu", "torch.compile")] == [
-        True
-    ]
-    other = [
-        script.with_mfu(row(*what), "NVIDIA H200")
-        for what in (("forward", 0.7), ("train", 0.7, "medium"))
-    ]
-    assert script.missed(other, "gpu", "torch.compile") == []  # the bar is of the full train step
-    # a chip whose peak is not known
-    assert script.missed([row("train", 0.7)], "gpu", "torch.compile") == []
-    assert "forward 0.9" in script.missed([row("forward", 0.9), fast], "gpu", "torch.compile")[0]
-    assert script.missed([row("train", 0.9, rival="torch")], "cpu", "torch") == []
 
 
 @pytest.mark.parametrize(
