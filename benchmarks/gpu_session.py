@@ -25,11 +25,14 @@ from measure import Spread
 SECTIONS = ("forward", "sampling", "decode", "serving", "train")
 # what each imports beside JAX
 NEEDS = {
-    "forward": ("flax",),
-    "sampling": ("flax", "ml_collections", "orbax"),
-    "decode": ("flax", "ml_collections"),
-    "serving": ("flax", "ml_collections", "orbax", "fastapi", "uvicorn", "httpx", "tokenizers"),
-    "train": ("flax", "optax"),
+    "forward": ("flax", "optax", "tokenizers"),
+    "sampling": ("flax", "ml_collections", "tokenizers"),
+    "decode": ("flax", "optax", "ml_collections", "tokenizers"),
+    "serving": (
+        *("flax", "ml_collections", "orbax", "tokenizers", "fastapi", "uvicorn", "httpx"),
+        *("prometheus_client", "python_multipart"),
+    ),
+    "train": ("flax", "optax", "tokenizers"),
 }
 VERSIONS = ("torch", "triton", "diffusers", "jax-cuda13-plugin", "nvidia-cudnn-cu13")
 PARTS = ("text", "base", "relay", "vae", "rest")

@@ -9,6 +9,8 @@ import concurrent.futures
 import functools
 import math
 import zlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -33,10 +35,12 @@ def _values(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
     """
     keys = [each.key for each in path]
     start, count = zlib.crc32("/".join(keys).encode()) % POOL, math.prod(leaf.shape)
-    repeats = -(-(start + count) // POOL)
-    noise = np.concatenate([_pool()] * repeats)[start : start + count].reshape(leaf.shape)
+    noise = _pool()[start : start + count]
+    if count > len(noise):  # from the end of the pool on from its beginning
+        noise = np.concatenate([noise, np.resize(_pool(), count - len(noise))])
+    noise = noise.reshape(leaf.shape)
     if keys[-1] == "embedding":
-        return noise
+        return noise.copy()
     if keys[-1] != "kernel":
         return 0.05 * noise + np.float32(keys[-1] == "scale")
     # of a convolution the positions count too; dense kernels may be stacked
@@ -61,9 +65,14 @@ def on_device(shapes: Any) -> Any:
     return tree.unflatten(jnp.asarray(_values(*leaf)).astype(leaf[1].dtype) for leaf in leaves)
 
 
-def cascade_params(description: CascadeDescription) -> dict[str, Any]:
+def cascade_params(
+    description: CascadeDescription, have: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
     """Return the parameters of all parts by name, on the default device.
 
-    Matrices have the type in which their part computes.
+    Matrices have the type in which their part computes. have: parts that are there already.
     """
-    return {part: on_device(computed_shapes(description, part)) for part in description.parts}
+    return {
+        part: have[part] if part in have else on_device(computed_shapes(description, part))
+        for part in description.parts
+    }

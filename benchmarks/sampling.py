@@ -68,14 +68,16 @@ class Laps:
         return value
 
 
-def measured(description: CascadeDescription, batch: int, rounds: int) -> dict[str, Any]:
+def measured(
+    description: CascadeDescription, params: dict, batch: int, rounds: int
+) -> dict[str, Any]:
     """Return the seconds of `rounds` batches, in all and by part; compilation is apart."""
     length, vocab = description.t5.length, description.t5.model.get("vocab", 32128)
 
     def tokenize(prompts: list[str]) -> np.ndarray:
         return np.random.default_rng(0).integers(0, vocab, (len(prompts), length), np.int32)
 
-    cascade = Cascade(description, cascade_params(description), tokenize)
+    cascade = Cascade(description, params, tokenize)
     prompts, seeds = [""] * batch, list(range(batch))
 
     def draw() -> tuple[float, Counter, int]:
@@ -147,10 +149,14 @@ def main() -> None:
     def keep() -> None:
         measure.write_json(args.json, {**facts, "rows": figures})
 
-    cascades = kinds(args.size)
+    cascades, params = kinds(args.size), {}
     for kind, description in cascades.items():
-        figures[kind] = measured(description, args.batch, args.rounds)
+        encoders = {part: params[part] for part in ("t5", "vae") if part in params}
+        params.clear()  # the stages before are not held beside these
+        params |= cascade_params(description, encoders)
+        figures[kind] = measured(description, params, args.batch, args.rounds)
         keep()
+    params.clear()
     for kind, description in cascades.items():  # afterwards: the figures above do not wait for it
         figures[kind] = with_mfu(figures[kind], picture_flops(description))
         keep()

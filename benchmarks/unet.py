@@ -252,6 +252,8 @@ def main() -> None:
         case = Case(args.what, args.size, args.dtype, args.batch, args.remat)
         if args.worker == OURS:
             return ours(case, args.folder)
+        # it takes the shapes of our parameters, and none of the GPU's memory for them
+        jax.config.update("jax_platforms", "cpu")
         from unet_torch import theirs
 
         return theirs(case, args.folder, compiled=args.worker == "torch.compile")

@@ -130,7 +130,7 @@ def test_help_has_the_estimates_which_add_up_to_less_than_twelve_minutes():
     rows = [line.split() for line in said.splitlines() if line.startswith("  ")]
     names = ("check", "forward", "sampling", "decode", "serving", "train", "all")
     numbers = {
-        row[0]: [int(word) for word in row if word.isdigit()]
+        row[0]: [int(word) for word in row if word.isdecimal()]
         for row in rows
         if row and row[0] in names
     }
