@@ -1,16 +1,18 @@
 """Compare our UNet with diffusers' UNet2DConditionModel in PyTorch, with the same weights.
 
-    python benchmarks/unet.py --json benchmarks/results/unet.json
+    python benchmarks/unet.py --json benchmarks/results/unet.json [--before CHECKOUT]
 
 Seconds of a forward pass and of a train step are measured. Each side has a process of its own, and
 they take turns. On a CPU both compute in float32. On a GPU both compute in bfloat16, and PyTorch
 runs a second time under torch.compile. In a forward pass the weights have that precision. A train
 step keeps them in float32; it consists of the mean squared error, its gradient, clipping by the
 global norm, AdamW and an EMA. Ours is `make_train_step` without rematerialisation; PyTorch's uses
-its fused AdamW. Before timing, both sides must agree in their outputs and in their losses after one
-step. MFU is given for ours if the chip's peak is known. Exits 1 if a median ratio is above 1.0 (on
-a GPU: 0.8, against torch.compile), or if the full-size train step has less than 60 % MFU on a GPU.
-Needs PyTorch (`make setup-torch`) and diffusers.
+its fused AdamW. On a CPU, ours has its memory in huge pages, as `cv3jax train` has, and PyTorch
+runs a second time with them too. With `--before`, ours of another checkout is one more rival.
+Before timing, both sides must agree in their outputs and in their losses after one step. MFU is
+given for ours if the chip's peak is known. Exits 1 if a median ratio is above 1.0 (on a GPU: 0.8,
+against torch.compile), or if the full-size train step has less than 60 % MFU on a GPU. Needs
+PyTorch (`make setup-torch`) and diffusers.
 """
 
 import argparse
@@ -23,21 +25,26 @@ from pathlib import Path
 import jax
 import measure
 import numpy as np
+from measure import ROOT
 from unet_sides import OURS, SIZES, ours, theirs
 
+from cv3jax.distributed import huge_pages
 from cv3jax.distributed.chips import chip_of
 
 DEFAULT = {
     "cpu": {"forward": "medium", "train": "small"},
     "gpu": {"forward": "full", "train": "full"},
 }
+HUGE, BEFORE = "torch, huge pages", "before"
 MOST = {"cpu": 1.0, "gpu": 0.8}
 LEAST_MFU = 0.6  # of the full size's train step, on a GPU
 CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}  # of the largest output
 
 
-def compare(what: str, size: str, dtype: str, rounds: int, rivals: list[str]) -> dict:
-    """Return the figures of one row.
+def compare(
+    what: str, size: str, dtype: str, rounds: int, rivals: list[str], before: Path | None
+) -> dict:
+    """Return the figures of one row. before: the checkout of the rival of that name.
 
     Raises:
         RuntimeError: if the two sides do not compute the same.
@@ -45,33 +52,34 @@ def compare(what: str, size: str, dtype: str, rounds: int, rivals: list[str]) ->
     with tempfile.TemporaryDirectory() as folder:
 
         def command(side: str) -> list[str]:
+            at = before if side == BEFORE else ROOT
+            own = ["env", f"PYTHONPATH={at}", f"JAX_COMPILATION_CACHE_DIR={folder}/compiled"]
+            own += [f"{huge_pages.WISH}={huge_pages.VALUE}"] if side == HUGE else []
+            asked = {"what": what, "size": size, "dtype": dtype, "folder": str(place(side))}
             return [
-                sys.executable,
-                __file__,
-                "--worker",
-                side,
-                "--what",
-                what,
-                "--size",
-                size,
-                "--dtype",
-                dtype,
-                "--folder",
-                folder,
+                *(*own, sys.executable, str(at / "benchmarks/unet.py")),
+                *("--worker", OURS if side == BEFORE else side),
+                *(word for name, value in asked.items() for word in (f"--{name}", value)),
             ]
+
+        def place(side: str) -> Path:
+            where = Path(folder) / (BEFORE if side == BEFORE else "")
+            where.mkdir(exist_ok=True)
+            return where
 
         took: dict[str, list[list[float]]] = {}
         ready, errors = {}, {}
         for rival in rivals:  # one pair at a time: three would not fit
             with measure.workers({OURS: command(OURS), rival: command(rival)}) as pair:
-                a, b = (np.load(Path(folder) / f"{name}.npy") for name in (OURS, "theirs"))
+                theirs = OURS if rival == BEFORE else "theirs"
+                a, b = np.load(place(OURS) / f"{OURS}.npy"), np.load(place(rival) / f"{theirs}.npy")
                 errors[rival] = float(np.abs(a - b).max() / np.abs(a).max())
                 if not errors[rival] <= CLOSE[dtype]:
                     raise RuntimeError(
                         f"{what} {size}: {OURS} and {rival} differ by {errors[rival]:.1e} of the"
                         " largest value"
                     )
-                ready |= {name: worker.ready for name, worker in pair.items()}
+                ready = {name: worker.ready for name, worker in pair.items()} | ready
                 for worker in pair.values():
                     worker()  # warm
                 took[rival] = measure.turns(
@@ -158,6 +166,9 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=9, help="turns of each pair (default: 9)")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--before", type=Path, metavar="CHECKOUT", help="compare with ours of there, too"
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)  # what this program starts
     parser.add_argument("--dtype", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -165,6 +176,7 @@ def main() -> None:
     if args.rounds < 1:
         parser.error("--rounds must be at least 1")
     if args.worker == OURS:
+        huge_pages.restart()  # as the command does
         return ours(args.what, args.size, args.dtype, args.folder)
     if args.worker:
         return theirs(
@@ -174,11 +186,15 @@ def main() -> None:
     facts = measure.facts("torch", "diffusers")
     print(json.dumps(facts, indent=2), flush=True)
     kind = "cpu" if jax.default_backend() == "cpu" else "gpu"
-    rivals = ["torch"] if kind == "cpu" else ["torch", "torch.compile"]
+    rivals = ["torch", HUGE] if kind == "cpu" else ["torch", "torch.compile"]
+    judge = "torch" if kind == "cpu" else rivals[-1]
+    rivals += [BEFORE] if args.before else []
     figures = []
     for what in [args.what] if args.what else ["forward", "train"]:
         size = args.size or DEFAULT[kind][what]
-        row = compare(what, size, "float32" if kind == "cpu" else "bfloat16", args.rounds, rivals)
+        dtype = "float32" if kind == "cpu" else "bfloat16"
+        before = args.before and args.before.resolve()
+        row = compare(what, size, dtype, args.rounds, rivals, before)
         figures.append(with_mfu(row, jax.devices()[0].device_kind))
     head = (
         "",
@@ -193,7 +209,7 @@ def main() -> None:
     )
     print(measure.table(head, rows(figures)) + "\nseconds and ratios: median (quartiles)")
     measure.write_json(args.json, {**facts, "rows": figures})
-    if short := missed(figures, kind, rivals[-1]):
+    if short := missed(figures, kind, judge):
         sys.exit("; ".join(short))
     return None
 
