@@ -1,6 +1,6 @@
 """Compare our UNet with diffusers' UNet2DConditionModel in PyTorch, with the same weights.
 
-    python benchmarks/unet.py --json benchmarks/results/unet.json
+    python benchmarks/unet.py --json benchmarks/results/unet.json [--before CHECKOUT]
 
 Seconds of a forward pass and of a train step are measured. Each side has a process of its own, and
 they take turns; with --apart one runs after the other, each with the whole memory of a GPU. On a
@@ -8,7 +8,9 @@ CPU both compute in float32. On a GPU both compute in bfloat16, attention is cuD
 and PyTorch runs a second time under torch.compile. In a forward pass the weights have that
 precision. A train step keeps them in float32; it consists of the mean squared error, its gradient,
 clipping by the global norm, AdamW and an EMA. Ours is `make_train_step`; PyTorch's uses its fused
-AdamW. Both sides must agree in their outputs and in their losses after one step. MFU is given if
+AdamW. On a CPU, ours has its memory in huge pages, as `cv3jax train` has, and PyTorch runs a second
+time with them too. With --before, ours of another checkout is one more rival. Both sides must agree
+in their outputs and in their losses after one step. MFU is given if
 the chip's peak is known, and the memory is that of one call: of ours as XLA plans it, of PyTorch's
 as its allocator counts it on a GPU. The JSON is written as soon as a side has its figures. Exits 1
 if a median ratio is above 1.0 (on a GPU: 0.8, against torch.compile), or if the full-size train
@@ -16,20 +18,17 @@ step has less than 60 % MFU on a GPU. Needs PyTorch (`make setup-torch`) and dif
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import sys
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import measure
-import numpy as np
 from unet_sides import OURS, REMATS, SIZES, Case, ours
+from unet_turns import BEFORE, HUGE, compare
 
-from cv3jax.distributed.backend import POOL
+from cv3jax.distributed import huge_pages
 from cv3jax.distributed.chips import chip_of
 
 DEFAULT = {
@@ -39,7 +38,6 @@ DEFAULT = {
 RIVALS = ("torch", "torch.compile")
 MOST = {"cpu": 1.0, "gpu": 0.8}
 LEAST_MFU = 0.6  # of the full size's train step, on a GPU
-CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}  # of the largest output
 COLUMNS = (
     "",
     "parameters",
@@ -53,97 +51,6 @@ COLUMNS = (
     "GB",
     "theirs GB",
 )
-
-
-class Sides:
-    """The worker processes of a case, and what they said of themselves."""
-
-    def __init__(self, case: Case, rounds: int, folder: str):
-        """Note the case; nothing is started yet."""
-        self.case, self._rounds, self._folder = case, rounds, Path(folder)
-        self.ready: dict[str, dict] = {}
-
-    def took(self, names: tuple[str, ...]) -> dict[str, list[float]]:
-        """Return the seconds of these sides, in turns. Raises RuntimeError where one fails."""
-        case = self.case
-        flags = [f"--{name}={value}" for name, value in dataclasses.asdict(case).items() if value]
-        commands = {
-            name: [sys.executable, __file__, *flags, f"--worker={name}", f"--folder={self._folder}"]
-            for name in names
-        }
-        # a side alone takes what a GPU has, as a run does
-        pool = {} if len(names) > 1 else {"XLA_PYTHON_CLIENT_PREALLOCATE": "true", POOL: "0.9"}
-        with measure.workers(commands, pool) as running:
-            self.ready |= {name: worker.ready for name, worker in running.items()}
-            for rival in names:
-                if rival != OURS:
-                    self._check(rival)
-            for worker in running.values():
-                worker()  # warm
-            return measure.turns(running, self._rounds, self._say)
-
-    def _say(self, line: str) -> None:
-        print(f"{self.case.what} {self.case.size}: {line}", file=sys.stderr, flush=True)
-
-    def _check(self, rival: str) -> None:
-        """Note how far a rival's output is from ours. Raises RuntimeError where it is too far."""
-        a, b = (np.load(self._folder / f"{name}.npy") for name in (OURS, "theirs"))
-        apart = self.ready[rival]["difference"] = float(np.abs(a - b).max() / np.abs(a).max())
-        if not apart <= CLOSE[self.case.dtype]:
-            raise RuntimeError(
-                f"{self.case.what} {self.case.size}: {OURS} and {rival} differ by {apart:.1e} of"
-                " the largest value"
-            )
-
-
-def compare(
-    case: Case, rounds: int, rivals: list[str], *, apart: bool, keep: Callable[[dict], None]
-) -> dict:
-    """Return the figures of one row. keep: called with them whenever there are more.
-
-    apart: one side after the other, and a rival that fails is noted in `failed`.
-
-    Raises:
-        RuntimeError: if the two sides do not compute the same, or one ends.
-    """
-    took: dict[str, dict[str, list[float]]] = {}
-    failed: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        sides = Sides(case, rounds, folder)
-
-        def row() -> dict:
-            ready, size = sides.ready, case.known
-            return {
-                **dataclasses.asdict(case),
-                **{name: getattr(size, name) for name in ("channels", "side", "batch")},
-                "rounds": rounds,
-                "parameters": ready[OURS]["parameters"],
-                "flops": ready[OURS]["flops"],
-                "seconds": took,
-                "failed": failed,
-                "first_call_seconds": {name: value["first"] for name, value in ready.items()},
-                "memory_bytes": {name: value["memory"] for name, value in ready.items()},
-                "difference": {name: ready[name]["difference"] for name in rivals if name in took},
-                "ratio": {
-                    rival: measure.ratios(values[OURS], values[rival])
-                    for rival, values in took.items()
-                    if rival in values
-                },
-            }
-
-        alone = sides.took((OURS,)) if apart or not rivals else {}
-        if alone:
-            took["alone"] = alone
-            keep(row())
-        for rival in rivals:  # one pair at a time: three would not fit
-            try:
-                took[rival] = alone | sides.took((rival,) if apart else (OURS, rival))
-            except RuntimeError as e:
-                if not apart:
-                    raise
-                failed[rival] = str(e)
-            keep(row())
-        return row()
 
 
 def with_mfu(row: dict, device_kind: str) -> dict:
@@ -237,6 +144,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--apart", action="store_true", help="one side after the other")
     made.add_argument("--rounds", type=int, default=9, help="turns of each pair (default: 9)")
     made.add_argument("--json", type=Path, metavar="FILE")
+    made.add_argument(
+        "--before",
+        type=Path,
+        metavar="CHECKOUT",
+        help="compare with ours of there, too, at its size's own batch",
+    )
     made.add_argument("--worker", help=argparse.SUPPRESS)  # what this program starts
     made.add_argument("--dtype", help=argparse.SUPPRESS)
     made.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -251,6 +164,7 @@ def main() -> None:
     if args.worker:
         case = Case(args.what, args.size, args.dtype, args.batch, args.remat)
         if args.worker == OURS:
+            huge_pages.restart()  # as the command does
             return ours(case, args.folder)
         # it takes the shapes of our parameters, and none of the GPU's memory for them
         jax.config.update("jax_platforms", "cpu")
@@ -259,25 +173,28 @@ def main() -> None:
         return theirs(case, args.folder, compiled=args.worker == "torch.compile")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the two sides share a GPU
     kind = "cpu" if jax.default_backend() == "cpu" else "gpu"
-    rivals = ["torch"] if kind == "cpu" else list(RIVALS)
+    rivals = ["torch", HUGE] if kind == "cpu" else list(RIVALS)
     rivals = rivals if args.beside is None else list(dict.fromkeys(args.beside))
-    facts = measure.facts(*(("torch", "diffusers") if rivals else ()))
+    judge = "torch" if kind == "cpu" else rivals[-1] if rivals else ""
+    rivals += [BEFORE] if args.before else []
+    facts = measure.facts(*(("torch", "diffusers") if {*rivals} - {BEFORE} else ()))
     print(json.dumps(facts, indent=2), flush=True)
     figures: list[dict] = []
     for what in [args.what] if args.what else ["forward", "train"]:
         size = args.size or DEFAULT[kind][what]
         dtype = "float32" if kind == "cpu" else "bfloat16"
-        before = list(figures)
+        earlier = list(figures)
 
-        def keep(row: dict, before: list[dict] = before) -> None:
-            figures[:] = [*before, with_mfu(row, jax.devices()[0].device_kind)]
+        def keep(row: dict, earlier: list[dict] = earlier) -> None:
+            figures[:] = [*earlier, with_mfu(row, jax.devices()[0].device_kind)]
             measure.write_json(args.json, {**facts, "rows": figures})
 
         case = Case(what, size, dtype, args.batch, args.remat)
-        compare(case, args.rounds, rivals, apart=args.apart, keep=keep)
+        checkout = args.before and args.before.resolve()
+        compare(case, args.rounds, rivals, apart=args.apart, keep=keep, checkout=checkout)
     print(measure.table(COLUMNS, rows(figures)) + "\nseconds and ratios: median (quartiles)")
     short = [f"{row['what']}: {why}" for row in figures for why in row["failed"].values()]
-    short += missed(figures, kind, rivals[-1] if rivals else "")
+    short += missed(figures, kind, judge)
     if short:
         sys.exit("; ".join(short))
     return None

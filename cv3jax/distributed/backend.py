@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cv3jax.distributed import processes
+from cv3jax.distributed.huge_pages import accelerated
 from data_pipeline.io import progress
 from data_pipeline.io.address_space import MODELS, check_room
 from data_pipeline.io.errors import InputError, machine_error
@@ -148,11 +149,7 @@ def prefer_cpu(devices: Path = Path("/dev")) -> None:
         importlib.util.find_spec(name)
         for name in ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin")
     )
-    there = any(
-        next(devices.glob(pattern), None)
-        for pattern in ("nvidia[0-9]*", "dxg", "accel*", "vfio/[0-9]*")
-    )
-    if installed and not there:
+    if installed and not accelerated(devices):
         _default("jax_platforms", "cpu")
 
 

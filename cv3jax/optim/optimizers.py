@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from cv3jax.optim import MOMENTS, OPTIMIZERS
+from cv3jax.optim.clipping import clip_by_global_norm
 from cv3jax.optim.moments import stored_in_bfloat16
 from cv3jax.optim.muon import matrix_shape, scale_by_muon
 
@@ -128,4 +129,4 @@ def make_optimizer(
             "adam": store(optax.scale_by_adam(s.b1, s.b2, s.eps)),
         }
         optimizer = optax.chain(optax.partition(parts, muon_labels), rate)
-    return optax.chain(optax.clip_by_global_norm(s.clip), optimizer)
+    return optax.chain(clip_by_global_norm(s.clip), optimizer)

@@ -1,0 +1,130 @@
+"""Time the sides of benchmarks/unet.py in turns, each in a process of its own."""
+
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import measure
+import numpy as np
+from measure import ROOT
+from unet_sides import OURS, Case
+
+from cv3jax.distributed import huge_pages
+from cv3jax.distributed.backend import POOL
+
+HUGE, BEFORE = "torch, huge pages", "before"
+CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}  # of the largest output
+
+
+class Sides:
+    """The worker processes of a case, and what they said of themselves."""
+
+    def __init__(self, case: Case, rounds: int, folder: str, checkout: Path | None):
+        """Note the case; nothing is started yet. checkout: of the side BEFORE."""
+        self.case, self._rounds, self._folder = case, rounds, Path(folder)
+        self._checkout = checkout
+        self.ready: dict[str, dict] = {}
+
+    def took(self, names: tuple[str, ...]) -> dict[str, list[float]]:
+        """Return the seconds of these sides, in turns. Raises RuntimeError where one fails."""
+        commands = {name: self._command(name) for name in names}
+        # a side alone takes what a GPU has, as a run does
+        pool = {} if len(names) > 1 else {"XLA_PYTHON_CLIENT_PREALLOCATE": "true", POOL: "0.9"}
+        with measure.workers(commands, pool) as running:
+            self.ready |= {name: worker.ready for name, worker in running.items()}
+            for rival in names:
+                if rival != OURS:
+                    self._check(rival)
+            for worker in running.values():
+                worker()  # warm
+            return measure.turns(running, self._rounds, self._say)
+
+    def _command(self, side: str) -> list[str]:
+        asked = dataclasses.asdict(self.case)
+        at = ROOT
+        if side == BEFORE:  # it knows these alone
+            at, asked = self._checkout, {name: asked[name] for name in ("what", "size", "dtype")}
+        own = ["env", f"PYTHONPATH={at}"]
+        own += [f"{huge_pages.WISH}={huge_pages.VALUE}"] if side == HUGE else []
+        flags = [f"--{name}={value}" for name, value in asked.items() if value]
+        flags += [f"--worker={OURS if side == BEFORE else side}", f"--folder={self._of(side)}"]
+        return [*own, sys.executable, str(at / "benchmarks/unet.py"), *flags]
+
+    def _of(self, side: str) -> Path:
+        """Return where a side writes its output."""
+        place = self._folder / (BEFORE if side == BEFORE else "")
+        place.mkdir(exist_ok=True)
+        return place
+
+    def _say(self, line: str) -> None:
+        print(f"{self.case.what} {self.case.size}: {line}", file=sys.stderr, flush=True)
+
+    def _check(self, rival: str) -> None:
+        """Note how far a rival's output is from ours. Raises RuntimeError where it is too far."""
+        theirs = self._of(rival) / (f"{OURS}.npy" if rival == BEFORE else "theirs.npy")
+        a, b = np.load(self._of(OURS) / f"{OURS}.npy"), np.load(theirs)
+        apart = self.ready[rival]["difference"] = float(np.abs(a - b).max() / np.abs(a).max())
+        if not apart <= CLOSE[self.case.dtype]:
+            raise RuntimeError(
+                f"{self.case.what} {self.case.size}: {OURS} and {rival} differ by {apart:.1e} of"
+                " the largest value"
+            )
+
+
+def compare(
+    case: Case,
+    rounds: int,
+    rivals: list[str],
+    *,
+    apart: bool,
+    keep: Callable[[dict], None],
+    checkout: Path | None = None,
+) -> dict:
+    """Return the figures of one row. keep: called with them whenever there are more.
+
+    checkout: of the rival BEFORE.
+    apart: one side after the other, and a rival that fails is noted in `failed`.
+
+    Raises:
+        RuntimeError: if the two sides do not compute the same, or one ends.
+    """
+    took: dict[str, dict[str, list[float]]] = {}
+    failed: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        sides = Sides(case, rounds, folder, checkout)
+
+        def row() -> dict:
+            ready, size = sides.ready, case.known
+            return {
+                **dataclasses.asdict(case),
+                **{name: getattr(size, name) for name in ("channels", "side", "batch")},
+                "rounds": rounds,
+                "parameters": ready[OURS]["parameters"],
+                "flops": ready[OURS]["flops"],
+                "seconds": took,
+                "failed": failed,
+                "first_call_seconds": {name: value["first"] for name, value in ready.items()},
+                "memory_bytes": {name: value.get("memory") for name, value in ready.items()},
+                "difference": {name: ready[name]["difference"] for name in rivals if name in took},
+                "ratio": {
+                    rival: measure.ratios(values[OURS], values[rival])
+                    for rival, values in took.items()
+                    if rival in values
+                },
+            }
+
+        alone = sides.took((OURS,)) if apart or not rivals else {}
+        if alone:
+            took["alone"] = alone
+            keep(row())
+        for rival in rivals:  # one pair at a time: three would not fit
+            try:
+                took[rival] = alone | sides.took((rival,) if apart else (OURS, rival))
+            except RuntimeError as e:
+                if not apart:
+                    raise
+                failed[rival] = str(e)
+            keep(row())
+        return row()
