@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
+from cv3jax.cascade.kept_shapes import fields_of, kept
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.diffusion.conditioning import make_cond, picture_sizes
@@ -182,7 +183,7 @@ def vae_init(model: Autoencoder) -> Callable[[jax.Array], Any]:
     return lambda key: model.init(key, jnp.zeros((1, 64, 64, 3)))["params"]
 
 
-@functools.cache  # tracing a UNet takes seconds, and many commands ask for the same one
+@functools.cache  # many commands ask for the same one
 def model_shapes(model: UNet | Autoencoder | T5Encoder, text_width: int = 0) -> Any:
     """Return the parameters of a model as ShapeDtypeStructs.
 
@@ -193,7 +194,8 @@ def model_shapes(model: UNet | Autoencoder | T5Encoder, text_width: int = 0) -> 
         init = unet_init(model, text_width)
     else:
         init = t5_init(model) if isinstance(model, T5Encoder) else vae_init(model)
-    return jax.eval_shape(init, jax.random.key(0))
+    fields = {**fields_of(model, UNDESCRIBED), "text_width": text_width}
+    return kept(fields, lambda: jax.eval_shape(init, jax.random.key(0)))
 
 
 def part_shapes(description: CascadeDescription, part: str) -> Any:

@@ -31,13 +31,14 @@ from cv3jax.cascade.stage_sampler import (
     draw_noise,
     fold,
     images_sharding,
+    keys_of,
     sample_stage,
     watch_stage,
 )
 from cv3jax.cascade.tiled_coders import Coders
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
-from cv3jax.diffusion.pixels import to_pixels, to_uint8, up2
+from cv3jax.diffusion.pixels import enlarged, to_uint8
 from cv3jax.distributed import processes
 from cv3jax.distributed.mesh import batch_sharding, make_mesh
 from cv3jax.distributed.partitioning import tree_sharding
@@ -226,7 +227,7 @@ class Cascade:
         of_low, of_relay = fold(keys, 2 * number), fold(keys, 2 * number + 1)
         if noise is None:
             noise = {"low": self.noise(of_low, size), "relay": self.noise(of_relay, size)}
-        up = up2(to_pixels(self.put_images(images)))
+        up = enlarged(self.put_images(images))
         self._lap("rest", (up, noise))
         low = self._lap("vae", self.encode(up, noise["low"], settings.tile))
         latents = self.stage(name, text, of_relay, noise["relay"], low, settings)
@@ -260,7 +261,7 @@ class Cascade:
         """
         given = None if images is None else Size(*images.shape[1:3])
         sizes = self.sizes(None if size is None else as_size(size), given)
-        keys = jax.vmap(jax.random.key)(self.put_rows(np.asarray(seeds, np.uint32)))
+        keys = keys_of(self.put_rows(np.asarray(seeds, np.uint32)))
         text = self._lap("text", self.text(prompts))
         noise = noise and {name: self.put_images(value) for name, value in noise.items()}
         if images is None:

@@ -212,6 +212,13 @@ def check_rows(mesh: Mesh, rows: int) -> None:
 draw_noise = jax.jit(normals, static_argnums=1)
 
 
+@jax.jit
+def keys_of(seeds: jax.Array) -> jax.Array:
+    """Return the keys [B] of seeds, uint32 [B]."""
+    return jax.vmap(jax.random.key)(seeds)
+
+
+@jax.jit
 def fold(keys: jax.Array, number: int) -> jax.Array:
     """Fold `number` into each of the keys."""
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

@@ -12,6 +12,7 @@ from typing import Any
 
 from cv3jax.checkpoints import manifest, newest, stored_sizes
 from cv3jax.checkpoints.description import CascadeDescription
+from cv3jax.checkpoints.paths import MISMATCH, checkpoint_path
 from data_pipeline.io.bounded_json import SETTINGS, load_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
@@ -35,7 +36,6 @@ def save_part(directory: str | Path, params: Any) -> None:
     from cv3jax.checkpoints import streaming
     from cv3jax.checkpoints.writing import (
         PATIENCE,
-        checkpoint_path,
         os_error,
         remove_unfinished,
         sign,
@@ -83,23 +83,15 @@ def load_part(directory: str | Path, like: Any, within: tuple[str, ...] = ()) ->
     Raises:
         InputError: the part is missing, is damaged, or has other names or shapes than `like`.
     """
-    import jax
-    import jax.numpy as jnp
-    import orbax.checkpoint as ocp
-
-    from cv3jax.checkpoints import streaming
-    from cv3jax.checkpoints.writing import MISMATCH, checkpoint_path
+    from cv3jax.checkpoints import direct
 
     path = checkpoint_path(directory)
     if not path.is_dir():
         raise InputError(f"{directory} does not exist: the checkpoint is incomplete; restore it")
     check_part(path.parent if within else directory)
+    small = not within and direct.is_small(path, like)
     try:
-        if within:
-            return streaming.restore(path, like, within)
-        with ocp.StandardCheckpointer() as checkpointer:
-            # arrays that NumPy stored come back as NumPy's
-            return jax.tree.map(jnp.asarray, checkpointer.restore(path, like))
+        return direct.read(path, like) if small else _restored(path, like, within)
     except Exception as e:
         # orbax raises a bare Exception where a piece does not unpack to what it should be
         if not isinstance(e, (*MISMATCH, FileNotFoundError)) and type(e) is not Exception:
@@ -111,6 +103,21 @@ def load_part(directory: str | Path, like: Any, within: tuple[str, ...] = ()) ->
                 f" ({first_line(e).partition('. ')[0]}); restore it, or let its run write it again"
             )
         ) from e
+
+
+def _restored(path: Path, like: Any, within: tuple[str, ...]) -> Any:
+    """Return what orbax reads."""
+    import jax
+    import jax.numpy as jnp
+    import orbax.checkpoint as ocp
+
+    from cv3jax.checkpoints import streaming
+
+    if within:
+        return streaming.restore(path, like, within)
+    with ocp.StandardCheckpointer() as checkpointer:
+        # arrays that NumPy stored come back as NumPy's
+        return jax.tree.map(jnp.asarray, checkpointer.restore(path, like))
 
 
 def packaged() -> list[str]:

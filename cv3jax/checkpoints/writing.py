@@ -13,30 +13,14 @@ import orbax.checkpoint as ocp
 import tensorstore
 
 from cv3jax.checkpoints import manifest
+from cv3jax.checkpoints.paths import MISMATCH as MISMATCH
+from cv3jax.checkpoints.paths import checkpoint_path as checkpoint_path
 from data_pipeline.io.bounded_json import load_json
-from data_pipeline.io.errors import InputError, first_line, machine_error
+from data_pipeline.io.errors import first_line, machine_error
 
 UNFINISHED = ocp.path.atomicity_types.TMP_DIR_SUFFIX
 # seconds; orbax measures its timeouts with the wall clock, which may be set forward during a save
 PATIENCE = 10**7
-# what orbax raises on a tree with other names, shapes or types
-MISMATCH = (ValueError, TypeError, KeyError)
-_PATTERN = re.compile(r"[*?\[\\]")  # orbax globs whole paths, through etils
-
-
-def checkpoint_path(directory: str | Path, flag: str = "checkpoint") -> Path:
-    """Return the absolute path of a directory that holds checkpoints or is one.
-
-    Raises:
-        InputError: orbax would treat the path as a pattern, write into it and never find it again.
-    """
-    path = Path(directory).absolute()
-    if found := _PATTERN.search(str(path)):
-        raise InputError(
-            f"{flag} {path}: the library that reads checkpoints treats {found[0]} as a pattern;"
-            " give a directory whose path has none of * ? [ \\"
-        )
-    return path
 
 
 def os_error(e: Exception) -> OSError | None:

@@ -35,6 +35,15 @@ def up2(x: jax.Array) -> jax.Array:
     return _double(_double(x, 1), 2)
 
 
+@jax.jit
+def enlarged(images: jax.Array) -> jax.Array:
+    """Return uint8 images [B, H, W, 3] as pixels [B, 2H, 2W, 3] by `up2`, in one program.
+
+    Its operations one by one would be fourteen programs.
+    """
+    return up2(to_pixels(images))
+
+
 def _double(x: jax.Array, axis: int) -> jax.Array:
     """Turn each value v_i into (v_{i-1} + 3 v_i)/4 and (3 v_i + v_{i+1})/4 along `axis`."""
     size = x.shape[axis]

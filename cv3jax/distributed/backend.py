@@ -156,11 +156,14 @@ def prefer_cpu(devices: Path = Path("/dev")) -> None:
 def keep_compiled() -> None:
     """Keep compiled programs in ~/.cache/cv3jax/xla, so that a second start compiles nothing again.
 
+    These are all programs, however small: a start has dozens, and compiling one takes 30 ms.
     JAX_COMPILATION_CACHE_DIR overrides this. Where there is no writable home directory, as in a
     container of a user without one, a message says that nothing is kept.
     """
     if (directory := _in_home(".cache", "cv3jax", "xla")) is not None:
-        _default("jax_compilation_cache_dir", str(directory))
+        if _default("jax_compilation_cache_dir", str(directory)):
+            # JAX's own limit of a second is for slow places; here reading is faster than compiling
+            _default("jax_persistent_cache_min_compile_time_secs", "0", unset=1.0)
     elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         say(
             "cv3jax: there is no home directory for the compilation cache, so every start compiles"
@@ -178,16 +181,19 @@ def _in_home(*names: str) -> Path | None:
     return place if nearest.is_dir() and os.access(nearest, os.W_OK) else None
 
 
-def _default(option: str, value: str) -> None:
-    """Set an option of JAX that nobody has set.
+def _default(option: str, value: str, unset: float | None = None) -> bool:
+    """Set an option of JAX that nobody has set, and return whether it was so.
 
     Before JAX is imported, set its environment variable instead: commands that compute nothing do
-    not import JAX, which takes a second.
+    not import JAX, which takes a second. unset: the value of a number that nobody has set.
     """
     if "jax" in sys.modules:
         import jax
 
-        if not getattr(jax.config, option):
-            jax.config.update(option, value)
-    elif not os.environ.get(option.upper()):
+        now = getattr(jax.config, option)
+        if free := not now if unset is None else now == unset:
+            jax.config.update(option, value if unset is None else float(value))
+        return free
+    if free := not os.environ.get(option.upper()):
         os.environ[option.upper()] = value
+    return free

@@ -140,6 +140,7 @@ class T5Encoder(nn.Module):
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=self.layers,
+            check_constancy_invariants=self.is_initializing(),  # traces every block twice
         )
         layer = block_of(Layer, ("layers",), self.gather, "none", scanned=True)
         x, _ = stack(

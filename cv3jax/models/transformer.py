@@ -195,6 +195,7 @@ class SpatialTransformer(nn.Module):
             split_rngs={"params": True},
             in_axes=0 if isinstance(text, tuple) else nn.broadcast,
             length=self.depth,
+            check_constancy_invariants=self.is_initializing(),  # traces every block twice
         )
         h, _ = stack(
             block(self.head_dim, self.dtype, self.attend, self.constrain, name="blocks"), h, text

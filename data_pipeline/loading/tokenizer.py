@@ -1,13 +1,10 @@
 """Tokenizing captions: loading any T5 tokenizer, or training a small one of the same kind."""
 
 import dataclasses
-import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 from tokenizers import (
@@ -21,18 +18,17 @@ from tokenizers import (
     trainers,
 )
 
-from data_pipeline.io.bounded_json import SETTINGS, ParseError, load_json, parse_json
 from data_pipeline.io.errors import InputError
-from data_pipeline.loading.tokenizer_checks import (
-    check_config,
-    check_files,
-    refusing,
-    wrong_tokenizer,
+from data_pipeline.loading.tokenizer_checks import refusing
+from data_pipeline.loading.tokenizer_files import (
+    EOS,
+    PAD,
+    UNK,
+    Words,
+    import_transformers,
+    read_folder,
 )
 
-PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as in T5
-# tokenizer classes in folders of train_tokenizer, with new and old versions of transformers
-_WRITTEN = ("TokenizersBackend", "PreTrainedTokenizerFast")
 _UNREADABLE = "the tokenizer fails on a prompt; get its folder again"
 _BLANK = "▁"  # the blank before a word in a piece
 _LOOKED_AT = 64  # the characters of a word that are checked
@@ -100,7 +96,7 @@ def train_tokenizer(
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {EOS}", special_tokens=[(EOS, 1)]
     )
-    _import_transformers().PreTrainedTokenizerFast(
+    import_transformers().PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=EOS,
@@ -113,36 +109,28 @@ def train_tokenizer(
 class Tokenize:
     """Prompts (N strings) → int32 [N, L], padded. Longer prompts keep their end token."""
 
-    tokenizer: Any
+    words: Words
     length: int
     controls: re.Pattern  # matches the control tokens as they are spelled
 
     def __call__(self, prompts: list[str]) -> np.ndarray:
         """Return the tokens of the prompts."""
         with refusing(_UNREADABLE):
-            encoded = self.tokenizer(
-                [self._as_text(_readable(p)) for p in prompts],
-                padding="max_length",
-                truncation=True,
-                max_length=self.length,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                split_special_tokens=True,
-            )
-        return np.array(encoded["input_ids"], np.int32).reshape(len(prompts), self.length)
+            texts = [self._as_text(_readable(prompt)) for prompt in prompts]
+            encoded = self.words.backend.encode_batch(texts)
+        tokens = np.full((len(prompts), self.length), self.words.pad, np.int32)
+        for row, one in zip(tokens, encoded, strict=True):
+            ids = one.ids
+            if len(ids) > self.length:
+                end = ids[-1:] if ids[-1] == self.words.eos else []
+                ids = ids[: self.length - len(end)] + end
+            row[: len(ids)] = ids
+        return tokens
 
     def count(self, prompt: str) -> int:
         """Return the number of tokens of a whole prompt, its end token included."""
         with refusing(_UNREADABLE):
-            encoded = self.tokenizer(
-                self._as_text(_readable(prompt)),
-                truncation=False,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                split_special_tokens=True,
-                verbose=False,
-            )
-        return len(encoded["input_ids"])
+            return len(self.words.backend.encode(self._as_text(_readable(prompt))).ids)
 
     def unknown(self, prompts: Iterable[str]) -> list[str]:
         """Return the words of prompts that the tokenizer's captions did not contain, in order.
@@ -155,9 +143,9 @@ class Tokenize:
         return [word for word in words if self._is_unknown(word[:_LOOKED_AT])]
 
     def _is_unknown(self, word: str) -> bool:
-        backend = self.tokenizer.backend_tokenizer
+        backend = self.words.backend
         encoded = backend.encode(word, add_special_tokens=False)
-        if self.tokenizer.unk_token_id in encoded.ids:
+        if self.words.unk in encoded.ids:
             return True
         letters = [len(piece.lstrip(_BLANK)) for piece in encoded.tokens if piece != _BLANK]
         fallen = len(letters) > 1 and sum(letters) <= _FALLEN * len(letters)
@@ -169,7 +157,7 @@ class Tokenize:
         T5's model finds these in its vocabulary like any word, and its normalizer also makes them
         from full-width letters. Other prompts do not change.
         """
-        normalizer = self.tokenizer.backend_tokenizer.normalizer
+        normalizer = self.words.backend.normalizer
         plain = normalizer.normalize_str(prompt) if normalizer else prompt
         if not self.controls.search(plain):
             return prompt
@@ -194,21 +182,21 @@ def load_tokenizer(
         InputError: there is no such folder, it is not a tokenizer with padding and end tokens, or
             it has ids that the encoder does not know.
     """
-    tokenizer = _load(Path(folder))
-    if vocab is not None and (most := max(tokenizer.get_vocab().values()) + 1) > vocab:
+    words = read_folder(Path(folder))
+    if vocab is not None and (most := max(words.backend.get_vocab().values()) + 1) > vocab:
         raise InputError(
             f"{folder}: the tokenizer has {most} tokens, but the text encoder has {vocab}; give the"
             " tokenizer that belongs to the encoder"
         )
-    if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
+    if words.pad is None or words.eos is None:
         raise InputError(
             f"{folder}: the tokenizer lacks a padding or an end-of-sequence token; give a T5"
             " tokenizer, which has both"
         )
-    length = max_length if max_length is not None else tokenizer.model_max_length
+    length = max_length if max_length is not None else words.length
     if not 2 <= length <= 4096:
         raise InputError(f"max_length = {length} for {folder}: give a length in 2..4096")
-    return Tokenize(tokenizer, length, _controls(tokenizer))
+    return Tokenize(words, length, _controls(words.spelled))
 
 
 def _words(text: str) -> Iterator[str]:
@@ -237,61 +225,6 @@ def _readable(prompt: str) -> str:
     return prompt[:MAX_PROMPT].encode(errors="replace").decode()
 
 
-def _controls(tokenizer: Any) -> re.Pattern:
-    added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
-    names = {PAD, EOS, UNK, *tokenizer.all_special_tokens, *added}
+def _controls(names: Iterable[str]) -> re.Pattern:
     longest = sorted((name for name in names if len(name) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest)))
-
-
-def _load(folder: Path) -> Any:
-    if not folder.is_dir():
-        raise InputError(
-            f"no tokenizer at {folder}: there is no such directory; give the folder of a T5"
-            " tokenizer"
-        )
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
-        raise InputError(
-            f"{folder} is not a tokenizer: it has neither tokenizer.json nor spiece.model; give the"
-            " folder of a T5 tokenizer"
-        )
-    try:
-        config = load_json(folder / "tokenizer_config.json", SETTINGS)
-    except (OSError, ParseError) as e:
-        raise InputError(
-            f"{folder} has no readable tokenizer_config.json ({e}); get it again"
-        ) from e
-    if not isinstance(config, dict):
-        raise InputError(f"{folder}/tokenizer_config.json is not a JSON object; get it again")
-    if problem := check_config(config):
-        raise InputError(f"{folder}/tokenizer_config.json: {problem}; get it again")
-    check_files(folder)
-    transformers = _import_transformers()
-    # AutoTokenizer would return this class too, but imports PyTorch first where that is installed
-    file = folder / "tokenizer.json"
-    ours = config.get("tokenizer_class") in _WRITTEN and file.is_file()
-    kind = transformers.PreTrainedTokenizerFast if ours else transformers.AutoTokenizer
-    with refusing(f"{folder} is not a tokenizer that transformers can load"):
-        tokenizer = kind.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
-        # of spiece.model alone, transformers makes what tokenizer.json would hold
-        made = {} if file.is_file() else parse_json(tokenizer.backend_tokenizer.to_str())
-    if problem := wrong_tokenizer(made):
-        raise InputError(f"{folder}: {problem}; give a T5 tokenizer")
-    return tokenizer
-
-
-def _import_transformers() -> ModuleType:
-    """Import transformers without its warning that PyTorch is missing, which is intended here.
-
-    The import takes seconds, so it happens on first use.
-    """
-    logging.getLogger("transformers").addFilter(_not_about_torch)
-    import transformers
-
-    return transformers
-
-
-def _not_about_torch(record: logging.LogRecord) -> bool:
-    return "PyTorch was not found" not in record.getMessage()

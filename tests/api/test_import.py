@@ -42,6 +42,7 @@ from jax._src import xla_bridge
 print(json.dumps({
     "backends": sorted(xla_bridge._backends),
     "cache": jax.config.jax_compilation_cache_dir,
+    "kept from": jax.config.jax_persistent_cache_min_compile_time_secs,
     "flags": os.environ["XLA_FLAGS"],
     "pool": os.environ["XLA_CLIENT_MEM_FRACTION"],
     "log": os.environ["TF_CPP_MIN_LOG_LEVEL"],
@@ -50,6 +51,7 @@ print(json.dumps({
     found = run(program.replace("NAME", repr(name)), HOME=str(tmp_path))
     assert found["backends"] == []
     assert found["cache"] == str(tmp_path / ".cache" / "cv3jax" / "xla")
+    assert found["kept from"] == 0  # seconds: the small programs too
     assert "ynn" in found["flags"]
     assert found["pool"] == "0.9"
     assert found["log"] == "3"
@@ -57,8 +59,13 @@ print(json.dumps({
 
 def test_what_the_environment_sets_stays():
     program = "import cv3jax; cv3jax.Cascade\nimport jax\n"
-    program += "print(json.dumps(jax.config.jax_compilation_cache_dir))"
-    assert run(program, JAX_COMPILATION_CACHE_DIR="/somewhere") == "/somewhere"
+    program += """
+config = jax.config
+found = config.jax_compilation_cache_dir, config.jax_persistent_cache_min_compile_time_secs
+print(json.dumps(found))
+"""
+    found = run(program, JAX_COMPILATION_CACHE_DIR="/somewhere")
+    assert found == ["/somewhere", 1]  # which may be a bucket, where reading takes longer
 
 
 def test_all_names_are_there_and_no_others():

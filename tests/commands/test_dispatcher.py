@@ -87,7 +87,7 @@ def test_without_a_home_it_is_said_that_nothing_is_kept(home, monkeypatch, capsy
     if home:
         monkeypatch.setenv("HOME", home.format(at=tmp_path))
     kept = []
-    monkeypatch.setattr(backend, "_default", lambda *given: kept.append(given))
+    monkeypatch.setattr(backend, "_default", lambda *given, **_: kept.append(given))
     cli.run_command(lambda _: print("done"))
     out = capsys.readouterr()
     assert out.out == "done\n"

@@ -165,3 +165,34 @@ def test_help_and_mistakes_import_neither_jax_nor_what_a_run_needs(tmp_path):
     assert int(mistakes) == len(MISTAKES.strip().splitlines())
     assert set_for_jax == ["cpu", f"{tmp_path}/.cache/cv3jax/xla"]
     assert list(tmp_path.iterdir()) == []
+
+
+# what a cascade of our own is drawn with, up to its first program
+LOADING = """
+import sys
+from cv3jax.commands import sample
+from cv3jax.distributed.backend import loading
+with loading():
+    from cv3jax.sampling.few import Request, sample_few
+    from cv3jax.cascade.pipeline import load
+cascade = load("scenes")
+cascade.tokenize(["a red circle"])
+needless = ("transformers", "huggingface_hub", "orbax", "torch", "scipy",
+            "matplotlib", "tensorboardX", "grain", "wandb", "optax", "pyarrow")
+print([name for name in needless if name in sys.modules], len(sys.modules))
+"""
+MOST = 1300  # modules; 1,176 were counted in November 2026
+
+
+def test_a_first_picture_waits_for_few_imports():
+    """Libraries for other weights, and for training, are imported by those who need them."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING],
+        env=subprocesses.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    needless, _, count = done.stdout.rpartition(" ")
+    assert needless == "[]"
+    assert int(count) < MOST

@@ -110,7 +110,7 @@ def test_bad_folders(tmp_path, folder):
         load_tokenizer(tmp_path)
     for name, content, message in (
         ("tokenizer.json", b"{", r"tokenizer\.json is damaged"),
-        ("tokenizer.json", b"{}", "not a tokenizer that transformers can load"),
+        ("tokenizer.json", b"{}", "not a tokenizer that can be loaded"),
         ("tokenizer_config.json", b"[]", "not a JSON object"),
         ("tokenizer_config.json", b"\xff", "no readable"),
         ("tokenizer_config.json", b'{"tokenizer_class": "TokenizersBackend"}', "lacks a padding"),

@@ -1,18 +1,19 @@
 """Test that control tokens in captions are text, and that unknown words are named."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import cv3jax
 from data_pipeline.loading.tokenizer import load_tokenizer
 from data_pipeline.scenes.grammar import caption, sample_scene
 
 TINY = Path(__file__).parents[1] / "golden" / "tiny" / "t5"
-PACKAGED = Path(cv3jax.__file__).parent / "packaged"
+SCENES = Path(cv3jax.__file__).parent / "packaged" / "scenes" / "t5" / "tokenizer"
 ENGLISH = " ".join(
     path.read_text() for path in sorted(Path(__file__).parents[2].joinpath("docs").rglob("*.md"))
 )
@@ -26,7 +27,7 @@ def t5():
 
 @pytest.fixture(scope="module")
 def scenes():
-    return load_tokenizer(PACKAGED / "scenes" / "t5" / "tokenizer", 48)
+    return load_tokenizer(SCENES, 48)
 
 
 @pytest.fixture(scope="module")
@@ -67,22 +68,47 @@ def open_vocabulary(tmp_path_factory):
 @pytest.mark.parametrize("around", ["{}", "a {} b", "a{}b"])
 def test_a_caption_that_spells_a_control_token_is_text(spelled, around, t5):
     ids = t5([around.format(spelled)])[0]
-    control = {t5.tokenizer.pad_token_id, t5.tokenizer.eos_token_id}
-    control |= {
-        i for i, token in t5.tokenizer.added_tokens_decoder.items() if "extra" in str(token)
-    }
+    theirs = AutoTokenizer.from_pretrained(TINY)
+    control = {theirs.pad_token_id, theirs.eos_token_id}
+    control |= {i for i, token in theirs.added_tokens_decoder.items() if "extra" in str(token)}
     end = len(ids) - int(np.argmax(ids[::-1] != 0)) - 1
-    assert ids[end] == t5.tokenizer.eos_token_id
+    assert ids[end] == theirs.eos_token_id
     assert not control & set(ids[:end].tolist())
     assert end > 1  # the text is there
 
 
-def test_other_captions_stay_as_they_were(t5):
-    for text in ("a photo, of <b>cats</b>", "1 < 2 > 0", "a  b", "\ufb01ne"):
-        plain = t5.tokenizer(
-            text, max_length=32, truncation=True, padding="max_length", split_special_tokens=True
+@pytest.mark.parametrize("kind", ["t5", "scenes"])
+def test_captions_are_read_as_transformers_reads_them(kind, t5, scenes):
+    """Folders of our own are read without transformers, with the same tokens."""
+    folder, ours = {"t5": (TINY, t5), "scenes": (SCENES, scenes)}[kind]
+    theirs = AutoTokenizer.from_pretrained(folder)
+    more = [caption(sample_scene(7, i)) for i in range(50)]
+    for text in (
+        "a photo, of <b>cats</b>",
+        "1 < 2 > 0",
+        "a  b",
+        "\ufb01ne",
+        "",
+        "red " * 99,
+        *more,
+    ):
+        expected = theirs(
+            text,
+            max_length=ours.length,
+            truncation=True,
+            padding="max_length",
+            split_special_tokens=True,
         )
-        assert t5([text])[0].tolist() == plain["input_ids"]
+        assert ours([text])[0].tolist() == expected["input_ids"]
+        assert ours.count(text) == len(theirs(text, split_special_tokens=True)["input_ids"])
+
+
+def test_a_folder_with_more_than_ours_is_read_by_transformers(tmp_path):
+    for file in SCENES.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"star": 900}))
+    loaded = load_tokenizer(tmp_path, 8)
+    assert loaded(["</s>"])[0].tolist() == load_tokenizer(SCENES, 8)(["</s>"])[0].tolist()
 
 
 def test_words_that_no_caption_had_are_named(scenes):
