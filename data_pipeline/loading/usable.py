@@ -31,7 +31,10 @@ def counted(source: Sequence, min_side: int, buckets: tuple[Size, ...] = ()) -> 
 
     Raises InputError as `usable` does.
     """
-    found = count(sizes_of(source), shard_lengths(source), Choice(buckets, min_side))
+    choice, known = Choice(buckets, min_side), getattr(source, "counted", {})
+    if choice not in known:  # sizes.npy of a large dataset takes minutes to read
+        known[choice] = count(sizes_of(source), shard_lengths(source), choice)
+    found = known[choice]
     large = int(found.counts.sum(dtype=int))
     name = getattr(source, "name", "the given records")
     if not large:

@@ -39,7 +39,7 @@ class ExampleSource(Sequence):
     damaged.
 
     `name` is the dataset's directory as given, for error messages; `lengths` are the numbers of
-    records of the shards.
+    records of the shards. `counted` is what the loader has found of the records' sizes.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class ExampleSource(Sequence):
         self.name = str(path)
         self.lengths = tuple(shard.length for shard in shards)
         self._shards, self._features = shards, features
+        self.counted: dict[Any, Any] = {}
         self._ends = list(itertools.accumulate(self.lengths))
         self._readers = ShardReaders([shard.path for shard in shards], fetch)
 
