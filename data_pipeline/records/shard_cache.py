@@ -7,9 +7,9 @@ The directory has a folder for each dataset, and three of its own:
     users/     one file for each process: the names of the files that it reads now
 
 A file appears under its name when it is whole. To make room, the files that were opened least
-recently are removed, but none that another process reads now, and of this process's own only where
-one that is read at once has no other room. The kernel drops the locks of a process
-that ends, so what a killed one left is found and removed.
+recently are removed, and those that a process reads now only where there are no others. Whoever has
+a removed file open goes on reading it. The kernel drops the locks of a process that ends, so what a
+killed one left is found and removed.
 """
 
 import contextlib
@@ -28,11 +28,11 @@ from typing import Any
 
 from data_pipeline.io import locks
 from data_pipeline.io.errors import naming
+from data_pipeline.io.progress import say
 
 LOCKS, USERS, ABOUT, PARTIAL = "locks", "users", "about", ".partial"
 _STRIPES = 512  # locks that files share
 _TRIES = 3  # of a download that ends early
-PATIENCE = 300.0  # seconds to wait for room that other processes use
 
 
 class ShardCache:
@@ -47,7 +47,7 @@ class ShardCache:
         with naming(folder):
             (folder / LOCKS).mkdir(parents=True, exist_ok=True)
             (folder / USERS).mkdir(exist_ok=True)
-        self._guard, self._user = threading.Lock(), None
+        self._guard, self._user, self._warned = threading.Lock(), None, False
         self._uses: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
         self.readers: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -82,7 +82,7 @@ class ShardCache:
             there is no room. Otherwise the result is True.
 
         Raises:
-            OSError: the store or the disk fails, or other processes use all of the room.
+            OSError: the store or the disk fails, or the file is larger than the cache.
         """
         if self._has(path, size, touch=not ahead):
             return True
@@ -106,8 +106,7 @@ class ShardCache:
         return sum(size for _, size, _ in self._files())
 
     def _reserve(self, partial: Path, size: int, ahead: bool) -> bool:
-        """Make room for a file and take it by the empty `partial`. False: there is none."""
-        end = time.monotonic() + PATIENCE
+        """Make room for a file and take it by the empty `partial`. False: there is none ahead."""
         while True:
             with self.locked("room"):
                 if self._make_room(size, ahead):
@@ -115,27 +114,29 @@ class ShardCache:
                     return True
             if ahead:
                 return False
-            if time.monotonic() > end:
-                line = (
-                    f"no room for {partial.name}: other processes read what fills the"
-                    f" {self.most / 1e9:g} GB of the cache; give it more (data.cache_gb)"
-                )
+            if size > self.most:
+                line = f"{partial.name} is larger than the cache; raise data.cache_gb"
                 raise OSError(errno.ENOSPC, line, str(self.folder))
-            time.sleep(0.1)
+            time.sleep(0.1)  # files that are under way cannot be removed
 
     def _make_room(self, size: int, ahead: bool) -> bool:
-        """Remove files, the least recently used first, until `size` bytes are free."""
+        """Remove files until `size` bytes are free; return whether they are.
+
+        Those that nobody reads now or then go first, then those that are read then, and each time
+        the least recently used. A file that is read now goes last, and never for one that is
+        fetched ahead. Without that, processes of a run could wait for each other.
+        """
         files = self._files()
         excess = sum(each for _, each, _ in files) + size - self.most
         if excess <= 0:
             return True
-        now, then, others = self._own(0), self._own(1), self._others()
+        now, then = self._own(0) | self._others(), self._own(1)
 
         def worth(file: tuple[float, int, Path]) -> tuple[bool, bool, float]:
             name = self._name(file[2])
             return name in now, name in then, file[0]
 
-        free = sorted((x for x in files if self._name(x[2]) not in others), key=worth)
+        free = sorted(files, key=worth)
         if ahead:
             free = [file for file in free if not any(worth(file)[:2])]
         if sum(each for _, each, _ in free) < excess:
@@ -148,6 +149,8 @@ class ShardCache:
                         continue
                     path.unlink(missing_ok=True)  # a killed process left it
             else:
+                if self._name(path) in now:
+                    self._warn()
                 path.unlink(missing_ok=True)
                 for reader in list(self.readers):
                     reader.removed(path)
@@ -155,6 +158,15 @@ class ShardCache:
             if excess <= 0:
                 return True
         return False
+
+    def _warn(self) -> None:
+        """Say once that a file that is read now had to go."""
+        if not self._warned:
+            self._warned = True
+            say(
+                f"cv3jax: data.cache_gb = {self.most / 1e9:g} is too little for the shards that the"
+                " processes of this host read at a time: some are fetched more than once"
+            )
 
     def _files(self) -> list[tuple[float, int, Path]]:
         """Return (time of the last use, bytes, path) of all files of all datasets."""
