@@ -96,7 +96,8 @@ class ShardCache:
                 return False
             try:
                 _download(download, partial, size)
-                partial.replace(path)
+                with self.locked("room"):  # or whoever counts sees both names, or neither
+                    partial.replace(path)
             finally:
                 partial.unlink(missing_ok=True)
         return True
