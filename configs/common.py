@@ -26,24 +26,8 @@ def stage_config() -> ConfigDict:
     c.mesh = mesh()
     c.attention = "auto"
     c.batch = ConfigDict({"size": 2048, "per_device": 8})
-    c.data = ConfigDict(
-        {
-            "path": config_dict.placeholder(str),
-            "image_size": 256,
-            "zoom": (1.0, 1.0),
-            "zoom_levels": 0,
-            "crop_grid": 1,
-            "random_crop": True,
-            "flip": False,
-            "recaption": 0.95,
-            "threads": 16,
-            "workers": 0,
-            "min_side": config_dict.placeholder(int),
-            "max_damaged": 100,
-            "buckets": config_dict.placeholder(str),
-            "cache": config_dict.placeholder(str),
-        }
-    )
+    c.data = data()
+    c.data.recaption, c.data.cache = 0.95, config_dict.placeholder(str)
     c.model = ConfigDict(
         {
             "channels": 320,
@@ -110,6 +94,29 @@ def stage_config() -> ConfigDict:
     return c
 
 
+def data() -> ConfigDict:
+    """Return how records are read: squares of 256 pixels, in a global shuffle."""
+    return ConfigDict(
+        {
+            "path": config_dict.placeholder(str),
+            "image_size": 256,
+            "zoom": (1.0, 1.0),
+            "zoom_levels": 0,
+            "crop_grid": 1,
+            "random_crop": True,
+            "flip": False,
+            "threads": 16,
+            "workers": 0,
+            "min_side": config_dict.placeholder(int),
+            "max_damaged": 100,
+            "buckets": config_dict.placeholder(str),
+            "shuffle": "global",
+            "cache_dir": config_dict.placeholder(str),
+            "cache_gb": 100.0,
+        }
+    )
+
+
 def mesh() -> ConfigDict:
     """Return a mesh of all devices: fsdp takes one ring of them, data what is left."""
     return ConfigDict({"data": -1, "fsdp": -1, "tensor": 1, "context": 1, "slices": -1})
@@ -174,22 +181,8 @@ def vae_config() -> ConfigDict:
     c.init_part = "vae"
     c.mesh = mesh()
     c.batch = ConfigDict({"size": 256, "per_device": 4})
-    c.data = ConfigDict(
-        {
-            "path": config_dict.placeholder(str),
-            "image_size": 256,
-            "zoom": (1.0, 1.0),
-            "zoom_levels": 0,
-            "crop_grid": 1,
-            "random_crop": True,
-            "flip": True,
-            "threads": 16,
-            "workers": 0,
-            "min_side": config_dict.placeholder(int),
-            "max_damaged": 100,
-            "buckets": config_dict.placeholder(str),
-        }
-    )
+    c.data = data()
+    c.data.flip = True
     c.model = ConfigDict(
         {
             "channels": 128,

@@ -5,6 +5,7 @@ from pathlib import Path
 from cv3jax.checkpoints import cascades
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.objects.store import address_of
 from data_pipeline.loading.shares import parse
 from data_pipeline.records import check_records
 
@@ -18,7 +19,13 @@ def check_stage_inputs(settings: StageSettings) -> None:
     if settings.data.path:
         try:
             for path, _ in parse(settings.data.path):
-                check_records(Path(path))
+                if not address_of(path):  # what a bucket holds is listed when the stage is built
+                    check_records(Path(path))
+                elif not settings.data.cache_dir:
+                    raise InputError(
+                        f"{path} is in a bucket; give --config.data.cache_dir, a directory on this"
+                        " host's disk for the shards that are read"
+                    )
         except InputError as e:
             raise InputError(f"config.data.path: {e}") from e
     if settings.train.eval_every and settings.train.eval_data:

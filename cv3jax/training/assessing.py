@@ -20,7 +20,17 @@ from data_pipeline.records.digest import dataset_content, json_digest
 PROBES = 4  # pictures that each metric scores at the start
 # sections of a recipe on which the figures depend, and the fields of `data` on which none does
 SECTIONS = ("data", "objective", "schedule", "sample", "distill")
-FREE = ("path", "threads", "workers", "max_damaged", "cache", "buckets")
+FREE = (
+    "path",
+    "threads",
+    "workers",
+    "max_damaged",
+    "cache",
+    "buckets",
+    "shuffle",
+    "cache_dir",
+    "cache_gb",
+)
 
 
 @dataclasses.dataclass(frozen=True)

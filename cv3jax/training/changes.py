@@ -31,6 +31,8 @@ FREE = (
     "data.threads",
     "data.workers",
     "data.max_damaged",
+    "data.cache_dir",
+    "data.cache_gb",
     "profile",
 )
 RESUMABLE = (*FREE, "sample.", "init_from")  # for a stage's run

@@ -16,6 +16,7 @@ from data_pipeline.loading.loader import Loader, Prepare, make_loader
 from data_pipeline.loading.mixture import Mixture, open_datasets
 from data_pipeline.loading.settings import CropSettings, LoaderSettings
 from data_pipeline.records.records import RecordSource
+from data_pipeline.records.remote import RemoteRecords
 
 
 def open_data(data: DataSettings) -> RecordSource | Mixture:
@@ -29,9 +30,14 @@ def open_data(data: DataSettings) -> RecordSource | Mixture:
             " --config.data.path=runs/scenes"
         )
     try:
-        records = open_datasets(data.path)
+        records = open_datasets(data.path, data.shard_cache)
     except InputError as e:
         raise InputError(f"config.data.path: {e}") from e
+    if data.cache and isinstance(records, RemoteRecords):
+        raise InputError(
+            "config.data.cache: a feature cache is read beside its dataset; give a config.data.path"
+            " on a disk"
+        )
     if data.cache and (isinstance(records, Mixture) or data.buckets):
         raise InputError(
             "config.data.cache: a feature cache has one dataset at one size, so it works neither"
@@ -64,6 +70,7 @@ def loader(
             buckets=settings.data.sizes,
             min_side=settings.data.min_side or 0,
             max_damaged=settings.data.max_damaged,
+            window=settings.data.window,
         ),
         tokenize=tokenize,
         rows=own_rows(mesh, settings.batch.size),

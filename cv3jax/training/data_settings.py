@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+import re
+from pathlib import Path
 from typing import Any
 
 from cv3jax.fields import PATH, SWITCH, TEXT, Rule, check, field, number, optional, whole
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.bucket_sizes import Size, parse
+from data_pipeline.records import CacheSettings
 
 
 def _are_numbers(value: Any) -> bool:
@@ -30,6 +33,14 @@ _LEVELS = Rule(
 _BUCKETS = dataclasses.replace(
     optional(TEXT), right="none, a number such as 64, or sizes such as 512x512,448x576"
 )
+_SHUFFLE = Rule(
+    "str",
+    "global, or windows:N with N in 1..1,000,000 shards",
+    TEXT.typed,
+    lambda value: re.fullmatch(r"global|windows:0*[1-9]\d{0,5}|windows:0*1000000", value, re.ASCII),
+    ("window", "windows:0", "windows:1000001", "windows:", "global:4"),
+)
+_GB = number(0.001, 1e6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +98,20 @@ class DataSettings:
     cache: str | None = field(
         "Feature cache of data.path, made by `cv3jax data encode`.", PATH, None
     )
+    shuffle: str = field(
+        "global: among all records; windows:N: the order of shards, then records within windows of"
+        " N shards, so that shards are read one after the other.",
+        _SHUFFLE,
+        "global",
+    )
+    cache_dir: str | None = field(
+        "Directory on each host's disk for the shards of a data.path in s3:// or gs://.", PATH, None
+    )
+    cache_gb: float = field(
+        "The most of these shards that are kept, in 10⁹ bytes, by all processes of a host.",
+        _GB,
+        100.0,
+    )
 
     def __post_init__(self):
         """Raise InputError where a field breaks its rule."""
@@ -104,6 +129,18 @@ class DataSettings:
             return parse(self.buckets or "", self.image_size)
         except InputError as e:
             raise InputError(f"config.data.buckets: {e}") from e
+
+    @property
+    def window(self) -> int:
+        """The most shards of a window of config.data.shuffle, 0 where it is global."""
+        return int(self.shuffle.partition(":")[2] or 0)
+
+    @property
+    def shard_cache(self) -> CacheSettings:
+        """Return where the shards of buckets are kept."""
+        return CacheSettings(
+            Path(self.cache_dir) if self.cache_dir else None, int(self.cache_gb * 1e9)
+        )
 
     @property
     def whole_side(self) -> int:

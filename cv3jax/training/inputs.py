@@ -48,6 +48,8 @@ def data_content(data: DataSettings) -> list:
     if not data.path:
         open_data(data)  # raises the error
     try:
-        return [[dataset_content(path), weight] for path, weight in parse(data.path)]
+        return [
+            [dataset_content(path, data.shard_cache), weight] for path, weight in parse(data.path)
+        ]
     except InputError as e:
         raise InputError(f"config.data.path: {e}") from e

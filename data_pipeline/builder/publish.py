@@ -18,7 +18,7 @@ from data_pipeline.io.errors import first_line, naming
 from data_pipeline.io.staging import replace_directory
 from data_pipeline.records.array_records import shard_name, write_description
 from data_pipeline.records.records import ABOUT, FEATURES, NAME
-from data_pipeline.records.sizes import write_sizes
+from data_pipeline.records.sizes import write_pieces
 
 _SIDE = kept_fields.whole("Pixels.", 1, 2**20)
 _SHARD = {
@@ -47,36 +47,30 @@ def finish(work: Work, out: str, groups: int, side_files: dict[str, bytes]) -> N
 
     It can be repeated after it was killed.
     """
-    made = []
+    made, size = {}, 0  # the number of records of each shard that has some
     for group in range(groups):
-        path = work.path(SHARDS, group, "json")
-        shard = read_kept(path)
-        if said := kept_fields.wrong(shard, _SHARD):
-            raise damaged(path, said)
-        made += [(group, shard)] if shard["sizes"] else []
+        shard = _shard(work, group)
+        if shard["sizes"]:
+            made[group] = len(shard["sizes"])
+            size += shard["bytes"]
     remote = storage.is_remote(out)
     with tempfile.TemporaryDirectory(prefix="cv3jax-") as elsewhere:
         staging = Path(elsewhere) if remote else Path(work.folder) / "out"
         shutil.rmtree(staging, ignore_errors=True)
         with naming(staging):
             staging.mkdir()
-        for number, (group, _) in enumerate(made):
+        for number, group in enumerate(made):
             source, name = work.path(SHARDS, group, SUFFIX), shard_name(NAME, number, len(made))
             if remote:
                 storage.copy(source, storage.join(out, name))
                 (staging / name).touch()  # TFDS lists the shards
             else:
                 _link(Path(source), staging / name)
-        lengths = [len(shard["sizes"]) for _, shard in made]
         write_description(
-            staging,
-            lengths,
-            sum(shard["bytes"] for _, shard in made),
-            name=NAME,
-            features=FEATURES,
-            about=ABOUT,
+            staging, list(made.values()), size, name=NAME, features=FEATURES, about=ABOUT
         )
-        write_sizes(staging, [size for _, shard in made for size in shard["sizes"]])
+        # read again, so that the sizes of one shard are held at a time
+        write_pieces(staging, (_shard(work, group)["sizes"] for group in made), sum(made.values()))
         for name, data in side_files.items():
             (staging / name).write_bytes(data)
         if not remote:
@@ -86,6 +80,15 @@ def finish(work: Work, out: str, groups: int, side_files: dict[str, bytes]) -> N
         # dataset_info.json last, because with it the directory is a dataset
         for path in sorted(files, key=lambda path: path.name == "dataset_info.json"):
             storage.write(storage.join(out, path.name), path.read_bytes())
+
+
+def _shard(work: Work, group: int) -> dict[str, Any]:
+    """Return what a build keeps of a shard: its bytes, and the sizes of its pictures."""
+    path = work.path(SHARDS, group, "json")
+    shard = read_kept(path)
+    if said := kept_fields.wrong(shard, _SHARD):
+        raise damaged(path, said)
+    return shard
 
 
 def _link(source: Path, target: Path) -> None:

@@ -3,26 +3,20 @@
 All images of a batch have the size of one bucket.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from data_pipeline.loading.bucket_sizes import Size
 from data_pipeline.loading.damaged import Cell
 from data_pipeline.loading.order import Weighted
-from data_pipeline.records.sizes import sizes_of
+from data_pipeline.loading.selections import Selected
+from data_pipeline.loading.usable import counted
+from data_pipeline.records.repeats import repeated, repeats_of
 
-
-def assign(shapes: np.ndarray, buckets: Sequence[Size]) -> np.ndarray:
-    """Return the index of the bucket whose log aspect ratio is nearest to that of each image.
-
-    shapes: [N, 2], height and width. Result: int [N].
-    """
-    ratios = np.log([height / width for height, width in buckets])
-    order = np.argsort(ratios)
-    edges = (ratios[order][1:] + ratios[order][:-1]) / 2
-    return order[np.searchsorted(edges, np.log(shapes[:, 0] / shapes[:, 1]))]
+Inside = Callable[[Sequence[int]], Sequence[int]]  # numbers of buckets → indices of records
 
 
 def merged(counts: Sequence[int], buckets: Sequence[Size], least: int) -> list[int]:
@@ -49,33 +43,41 @@ def merged(counts: Sequence[int], buckets: Sequence[Size], least: int) -> list[i
 
 
 def cells(
-    whole: Sequence[tuple[Cell, float]], buckets: Sequence[Size], least: int
+    parts: Sequence[Sequence],
+    weights: Sequence[float],
+    buckets: Sequence[Size],
+    least: int,
+    min_side: int,
 ) -> dict[Size, Weighted]:
     """Return {size: the records of each dataset with that size, and their share of the draws}.
 
-    Sizes without records are left out.
-
-    whole: for each dataset the records that are drawn, and its weight.
+    Sizes without records are left out, and so are pictures whose shorter side is below min_side.
 
     Raises:
-        InputError: the sizes of a dataset's records cannot be read.
+        InputError: the sizes of a dataset's records cannot be read, or all are too small.
     """
-    weights = [weight for _, weight in whole]
-    of = [assign(sizes_of(cell.source)[np.asarray(cell.indices)], buckets) for cell, _ in whole]
-    counts = [np.bincount(numbers, minlength=len(buckets)) for numbers in of]
+    divided = [_divided(part, buckets, min_side) for part in parts]
+    counts = [[len(inside([n])) for n in range(len(buckets))] for inside in divided]
     taker = np.array(merged(np.sum(counts, axis=0), buckets, least))
-    of, total = [taker[numbers] for numbers in of], sum(weights)
     found: dict[Size, Weighted] = {}
-    for bucket in sorted(set(taker)):
-        inside = [
-            (cell._replace(indices=np.asarray(cell.indices)[of[part] == bucket]), cell, weight)
-            for part, (cell, weight) in enumerate(whole)
-        ]
+    for bucket in sorted(set(taker.tolist())):
+        numbers = np.flatnonzero(taker == bucket).tolist()
+        chosen = [inside(numbers) for inside in divided]
         shared = [
-            (within, weight / total * len(within.indices) / len(cell.indices))
-            for within, cell, weight in inside
-            if len(within.indices)
+            (Cell(part, parts[part], own), weight / sum(weights) * len(own) / sum(counts[part]))
+            for part, (own, weight) in enumerate(zip(chosen, weights, strict=True))
+            if len(own)
         ]
         if shared:
             found[buckets[bucket]] = shared
     return found
+
+
+def _divided(part: Sequence, buckets: Sequence[Size], min_side: int) -> Inside:
+    """Return a function from numbers of buckets to the indices of a dataset's records in these."""
+    found = counted(part, min_side, tuple(buckets))
+    if repeats_of(part) is None:
+        return functools.partial(Selected, found)
+    indices = repeated(part, np.asarray(Selected(found, range(len(buckets)))))
+    number_of = found.choice(np.asarray(found.sizes))
+    return lambda numbers: indices[np.isin(number_of[indices], numbers)]

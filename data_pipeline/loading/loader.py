@@ -35,6 +35,7 @@ functools.partial of one, or a callable frozen dataclass.
 import dataclasses
 import functools
 import itertools
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,12 +46,13 @@ import numpy as np
 
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading import workers
+from data_pipeline.loading.ahead import check_order
 from data_pipeline.loading.bucket_sizes import Size
 from data_pipeline.loading.buckets import cells
 from data_pipeline.loading.crops import crop
 from data_pipeline.loading.damaged import FIELD, Cell, Tally, read
 from data_pipeline.loading.mixture import Mixture
-from data_pipeline.loading.order import Rows, epochs, mix, mixed
+from data_pipeline.loading.order import Rows, Windows, epochs, mix, mixed
 from data_pipeline.loading.settings import LoaderSettings
 from data_pipeline.loading.usable import usable
 from data_pipeline.records.records import Record, open_records
@@ -204,24 +206,36 @@ def _streams(
     rows: Sequence[int],
 ) -> tuple[dict[Size, grain.MapDataset], list[float]]:
     """Return the picks of each batch size, in order, and the share of each size."""
-    seed, shuffle, square = settings.seed, settings.shuffle, (settings.image_size,) * 2
-    whole = [
-        (Cell(number, part, repeated(part, usable(part, settings.min_side))), weight)
-        for number, (part, weight) in enumerate(zip(parts, weights, strict=True))
-    ]
+    seed, square = settings.seed, (settings.image_size,) * 2
+    check_order(parts, settings, len(rows) / settings.batch_size)
     if settings.buckets:
-        inside = cells(whole, settings.buckets, settings.batch_size)
+        least = settings.batch_size
+        inside = cells(parts, weights, settings.buckets, least, settings.min_side)
+        shares = [sum(weight for _, weight in each) for each in inside.values()]
         streams = {
-            size: mixed(each, seed, shuffle=shuffle, label=size) for size, each in inside.items()
+            size: mixed(each, seed, label=size, **_order(settings, rows, share))
+            for (size, each), share in zip(inside.items(), shares, strict=True)
         }
-        return streams, [sum(weight for _, weight in each) for each in inside.values()]
+        return streams, shares
+    given = _order(settings, rows, 1.0)
+    whole = [
+        Cell(number, part, repeated(part, usable(part, settings.min_side)))
+        for number, part in enumerate(parts)
+    ]
     if len(parts) > 1:
-        return {square: mixed(whole, seed, shuffle=shuffle)}, [1.0]
-    ((cell, _),) = whole
-    data = epochs(cell, seed, shuffle=shuffle, count=settings.num_epochs)
+        return {square: mixed(list(zip(whole, weights, strict=True)), seed, **given)}, [1.0]
+    data = epochs(whole[0], seed, count=settings.num_epochs, **given)
     if settings.num_epochs is not None:
-        data = _whole_batches(data, cell, settings, rows)
+        data = _whole_batches(data, whole[0], settings, rows)
     return {square: data}, [1.0]
+
+
+def _order(settings: LoaderSettings, rows: Sequence[int], share: float) -> dict[str, Any]:
+    """Return how the records of a stream are shuffled, which has that share of the batches."""
+    batches = settings.prefetch + settings.num_threads * max(1, settings.num_workers)
+    size, reach = settings.batch_size, (math.ceil(share * batches) + 1) * settings.batch_size
+    windows = Windows(settings.window, settings.seed, size, tuple(rows), reach)
+    return {"shuffle": settings.shuffle, "windows": windows if settings.window else None}
 
 
 def _batches(

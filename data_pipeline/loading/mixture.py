@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.shares import parse
-from data_pipeline.records.records import Record, RecordSource, open_records
+from data_pipeline.records.records import Record, RecordSource
+from data_pipeline.records.remote import NO_CACHE, CacheSettings, open_any
 
 
 class Mixture(Sequence):
@@ -46,13 +47,16 @@ class Mixture(Sequence):
         return part, i - (self._ends[part - 1] if part else 0)
 
 
-def open_datasets(text: str) -> RecordSource | Mixture:
+def open_datasets(text: str, cache: CacheSettings = NO_CACHE) -> RecordSource | Mixture:
     """Return the records of the datasets that `parse` reads from `text`.
 
+    cache: where the shards of those in buckets are kept.
+
     Raises:
-        InputError: as `parse` and `open_records` do.
+        InputError: as `parse` and `open_any` do.
     """
     parts = parse(text)
     if len(parts) == 1:
-        return open_records(parts[0][0])
-    return Mixture([open_records(path) for path, _ in parts], [weight for _, weight in parts], text)
+        return open_any(parts[0][0], cache)
+    opened = [open_any(path, cache) for path, _ in parts]
+    return Mixture(opened, [weight for _, weight in parts], text)

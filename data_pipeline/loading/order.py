@@ -5,28 +5,121 @@ alone, so the position is its whole state.
 """
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
-from data_pipeline.loading.damaged import Cell, Picks
+from data_pipeline.loading.ahead import Ahead
+from data_pipeline.loading.damaged import Cell, Pick, Picks
+from data_pipeline.loading.selections import Selected
+from data_pipeline.loading.usable import shard_lengths
+from data_pipeline.loading.windows import WindowOrder
 
 Weighted = Sequence[tuple[Cell, float]]  # cells and their shares
 
 
-def epochs(cell: Cell, seed: int, *, shuffle: bool, count: int | None = None) -> grain.MapDataset:
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """How a loader shuffles within windows of shards.
+
+    Attributes:
+        shards: the most shards of a window.
+        seed: the seed of the order of shards, which is the same for all buckets of a dataset, so
+            that their windows are read together.
+        batch: the rows of a batch on all hosts.
+        rows: those that this host reads.
+        reach: positions between the first and the last of a stream that are prepared at a time.
+    """
+
+    shards: int
+    seed: int
+    batch: int
+    rows: tuple[int, ...]
+    reach: int
+
+
+class WindowPicks:
+    """The picks of a cell in the order of its windows, as a source that grain reads."""
+
+    def __init__(self, cell: Cell, order: WindowOrder, ahead: Ahead | None, count: int | None):
+        """Make the source of `count` epochs; None: endless."""
+        self.cell, self._order, self._ahead, self._epochs = cell, order, ahead, count
+        self._starts = np.concatenate([[0], np.cumsum(order.counts)])
+
+    def __len__(self) -> int:
+        """Return the number of picks."""
+        return sys.maxsize if self._epochs is None else self._epochs * len(self._order)
+
+    def __getitem__(self, position: int) -> Pick:
+        """Return the pick of a position."""
+        place = self._order.place(int(position))
+        if self._ahead is not None:
+            self._ahead.at(int(position), place.window)
+        return Pick(self.cell, int(self._starts[place.shard]) + place.record)
+
+    def __repr__(self) -> str:
+        """Return the text by which grain names the source in its own messages."""
+        return f"WindowPicks({getattr(self.cell.source, 'name', 'records')}, {len(self._order)})"
+
+
+def epochs(
+    cell: Cell,
+    seed: int,
+    *,
+    shuffle: bool,
+    count: int | None = None,
+    windows: Windows | None = None,
+    label: tuple[int, ...] = (),
+) -> grain.MapDataset:
     """Return the picks of a cell, `count` times or endlessly, each time in a new order.
 
-    grain reseeds the shuffle for each epoch.
+    grain reseeds its global shuffle for each epoch. With `windows`, the order is that of
+    `WindowOrder`, where `label` distinguishes buckets.
     """
+    if shuffle and windows:
+        return _windowed(cell, windows, count, label).seed(seed)
     data = grain.MapDataset.source(Picks(cell)).seed(seed)
     return (data.shuffle() if shuffle else data).repeat(count)
 
 
+def _windowed(
+    cell: Cell, windows: Windows, count: int | None, label: tuple[int, ...]
+) -> grain.MapDataset:
+    lengths = shard_lengths(cell.source)
+    if isinstance(cell.indices, np.ndarray):  # with repeats, the copies of a record side by side
+        cell = cell._replace(indices=np.sort(cell.indices))
+    order = WindowOrder(
+        in_shards(cell.indices, lengths), windows.shards, windows.seed, label, windows.batch
+    )
+    ahead = None
+    if hasattr(cell.source, "want"):
+        ahead = Ahead(cell.source, order, windows.rows, windows.reach, label)
+    return grain.MapDataset.source(WindowPicks(cell, order, ahead, count))
+
+
+def in_shards(indices: Sequence[int], lengths: Sequence[int]) -> np.ndarray:
+    """Return how many of ascending indices each shard has, int64 [S].
+
+    lengths: the number of records of each shard.
+    """
+    if isinstance(indices, Selected):
+        return indices.in_shards(lengths)
+    if isinstance(indices, range):
+        return np.array(lengths, np.int64)
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    return np.diff(np.searchsorted(indices, ends)).astype(np.int64)
+
+
 def mixed(
-    cells: Weighted, seed: int, *, shuffle: bool, label: tuple[int, ...] = ()
+    cells: Weighted,
+    seed: int,
+    *,
+    shuffle: bool,
+    windows: Windows | None = None,
+    label: tuple[int, ...] = (),
 ) -> grain.MapDataset:
     """Return endless picks of `cells`, mixed by their shares.
 
@@ -34,11 +127,21 @@ def mixed(
     cells. `label` distinguishes the streams of one bucket from those of others.
     """
 
-    def own(cell: Cell) -> int:
+    def own(cell: Cell, label: tuple[int, ...]) -> int:
         return int(np.random.SeedSequence([seed, cell.part, *label]).generate_state(1)[0])
 
+    def windows_of(cell: Cell) -> Windows | None:
+        if windows is None:
+            return None
+        # a record's place in a stream tells its row of the batch only where nothing is mixed in
+        rows = {} if len(cells) == 1 else {"batch": 1, "rows": (0,)}
+        return dataclasses.replace(windows, seed=own(cell, ()), **rows)
+
     return mix(
-        [epochs(cell, own(cell), shuffle=shuffle) for cell, _ in cells],
+        [
+            epochs(cell, own(cell, label), shuffle=shuffle, windows=windows_of(cell), label=label)
+            for cell, _ in cells
+        ],
         [weight for _, weight in cells],
     )
 

@@ -81,6 +81,8 @@ class LoaderSettings:
         min_side: leave out pictures whose shorter side has fewer pixels; 0: none.
         max_damaged: skip this many damaged records (see `damaged`); one more is an error.
         shuffle: shuffle each epoch; otherwise keep the order of the records.
+        window: shuffle within windows of at most so many shards (`windows.WindowOrder`); 0: among
+            all records.
         num_epochs: the number of epochs; None: endless. The weights of a mixture apply to endless
             streams only: with epochs, every record occurs equally often.
         drop_remainder: leave out the last batch where it is incomplete. Otherwise every record
@@ -101,6 +103,7 @@ class LoaderSettings:
     min_side: int = 0
     max_damaged: int = 0
     shuffle: bool = True
+    window: int = 0
     num_epochs: int | None = None
     drop_remainder: bool = True
 
@@ -119,6 +122,7 @@ class LoaderSettings:
                 (self.prefetch >= 1, f"prefetch = {self.prefetch}: give at least 1"),
                 (self.min_side >= 0, f"min_side = {self.min_side}: give at least 0"),
                 (self.max_damaged >= 0, f"max_damaged = {self.max_damaged}: give at least 0"),
+                (self.window >= 0, f"window = {self.window}: give at least 0"),
                 (grid <= self.image_size, f"crop_grid = {grid}: give 1 to the image size"),
                 (
                     epochs is None or epochs >= 1,

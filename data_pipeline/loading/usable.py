@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.progress import say
+from data_pipeline.loading.bucket_sizes import Size
+from data_pipeline.loading.selections import Choice, Counted, Selected, count
 from data_pipeline.records.sizes import sizes_of
 
 _said: set[str] = set()  # a run opens its data more than once
@@ -23,16 +23,27 @@ def usable(source: Sequence, min_side: int) -> Sequence[int]:
     """
     if not min_side:
         return range(len(source))
-    shorter = sizes_of(source).min(axis=1)
-    large = np.flatnonzero(shorter >= min_side)
+    return Selected(counted(source, min_side), (0,))
+
+
+def counted(source: Sequence, min_side: int, buckets: tuple[Size, ...] = ()) -> Counted:
+    """Return the number of large enough records in each bucket, as `usable` chooses them.
+
+    Raises InputError as `usable` does.
+    """
+    choice, known = Choice(buckets, min_side), getattr(source, "counted", {})
+    if choice not in known:  # sizes.npy of a large dataset takes minutes to read
+        known[choice] = count(sizes_of(source), shard_lengths(source), choice)
+    found = known[choice]
+    large = int(found.counts.sum(dtype=int))
     name = getattr(source, "name", "the given records")
-    if not len(large):
+    if not large:
         raise InputError(
             f"{name}: all of its {len(source):,} pictures have a shorter side of less than min_side"
-            f" = {min_side} pixels (the largest has {shorter.max()}); give larger pictures, or a"
+            f" = {min_side} pixels (the largest has {found.largest}); give larger pictures, or a"
             " min_side of 0 to enlarge them"
         )
-    if left_out := len(source) - len(large):
+    if left_out := len(source) - large:
         line = (
             f"{name}: {left_out:,} of {len(source):,} pictures are left out, because their shorter"
             f" side has less than min_side = {min_side} pixels"
@@ -41,4 +52,9 @@ def usable(source: Sequence, min_side: int) -> Sequence[int]:
             say(line)
         if hasattr(source, "name"):
             _said.add(line)
-    return large
+    return found
+
+
+def shard_lengths(source: Sequence) -> Sequence[int]:
+    """Return the number of records of each shard; records without shards are one."""
+    return getattr(source, "lengths", None) or (len(source),)

@@ -1,6 +1,7 @@
 """Writing the recaptioned dataset, with the same records in the same shards."""
 
 import contextlib
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class SameShards:
         self.out, self.staging = out, out.with_name(out.name + ".partial")
         self._overwrite, self._holding = overwrite, contextlib.ExitStack()
         self._lengths, self._writers = lengths, []
-        self._image_sizes: list[tuple[int, int]] = []
+        self._image_sizes = array("i")
 
     def __enter__(self) -> "SameShards":
         """Hold the directory and return the writer."""
@@ -63,7 +64,7 @@ class SameShards:
                 self._writers[-1].close()
             self._next_shard()
         self._writers[-1].write(record)
-        self._image_sizes.append((record["height"], record["width"]))
+        self._image_sizes.extend((record["height"], record["width"]))
 
     def _next_shard(self) -> ShardWriter:
         self._writers.append(

@@ -8,26 +8,32 @@ from typing import Any
 
 from data_pipeline.io.bounded_json import load_json
 from data_pipeline.io.errors import InputError
-from data_pipeline.records.records import Record, RecordSource, open_records
-from data_pipeline.records.repeats import read_repeats
+from data_pipeline.records.records import Record, RecordSource
+from data_pipeline.records.remote import NO_CACHE, CacheSettings, RemoteRecords, open_any
+from data_pipeline.records.repeats import repeats_of
 
 SAMPLED = 64  # records that are read, evenly spaced
 FIELDS = ("key", "sha256", "caption", "recaption")  # the fields of a record in its digest
 
 
-def dataset_content(directory: str | Path) -> dict[str, Any]:
+def dataset_content(directory: str | Path, cache: CacheSettings = NO_CACHE) -> dict[str, Any]:
     """Return what identifies a dataset of records, as JSON.
 
     It is a digest of the names, sizes and numbers of records of the shards, one digest for each of
     some records, None for a record that cannot be read, and one of the records' repeats where they
-    have some. Raises InputError as `open_records` does.
+    have some. No record of a bucket is read, because its shard would be fetched; `cache` is the
+    bucket's. Raises InputError as `open_any` does.
     """
-    path, records = Path(directory), open_records(directory)
+    records = open_any(directory, cache)
     chosen = sorted({i * (len(records) - 1) // (SAMPLED - 1) for i in range(SAMPLED)})
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        sampled = list(pool.map(lambda i: _record_digest(records, i), chosen))
-    found = {"shards": json_digest([_sizes(path), list(records.lengths)]), "sampled": sampled}
-    repeats = read_repeats(path, len(records))
+    if isinstance(records, RemoteRecords):
+        sizes, sampled = sorted(records.files), [None] * len(chosen)
+    else:
+        sizes = _sizes(Path(directory))
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            sampled = list(pool.map(lambda i: _record_digest(records, i), chosen))
+    found = {"shards": json_digest([sizes, list(records.lengths)]), "sampled": sampled}
+    repeats = repeats_of(records)
     return found if repeats is None else {**found, "repeats": json_digest(repeats.tolist())}
 
 

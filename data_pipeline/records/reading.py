@@ -7,7 +7,8 @@ import bisect
 import concurrent.futures
 import dataclasses
 import itertools
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.records import check_records
 from data_pipeline.records.array_records import SPLIT, TEMPLATE, shard_name
 from data_pipeline.records.shard_readers import ShardReaders, count_records
+
+CHECKED = 1024  # shards that are opened when a dataset is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +39,27 @@ class ExampleSource(Sequence):
     damaged.
 
     `name` is the dataset's directory as given, for error messages; `lengths` are the numbers of
-    records of the shards.
+    records of the shards. `counted` is what the loader has found of the records' sizes.
     """
 
-    def __init__(self, path: Path, shards: list[Shard], features: tfds.features.FeaturesDict):
-        """Open the shards of the dataset at `path`."""
+    def __init__(
+        self,
+        path: Path | str,
+        shards: list[Shard],
+        features: tfds.features.FeaturesDict,
+        fetch: Callable[[int], object] | None = None,
+    ):
+        """Open the shards of the dataset at `path`.
+
+        fetch: called with the number of a shard before it is opened, where its file may not be
+            there.
+        """
         self.name = str(path)
         self.lengths = tuple(shard.length for shard in shards)
         self._shards, self._features = shards, features
+        self.counted: dict[Any, Any] = {}
         self._ends = list(itertools.accumulate(self.lengths))
-        self._readers = ShardReaders([shard.path for shard in shards])
+        self._readers = ShardReaders([shard.path for shard in shards], fetch)
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -86,9 +100,10 @@ class ExampleSource(Sequence):
 
 
 def find_shards(path: Path, features: tfds.features.FeaturesDict, made_by: str) -> list[Shard]:
-    """Return the shards of the dataset at `path`, after each was opened and its length checked.
+    """Return the shards of the dataset at `path`, after they were looked for and opened.
 
-    So a missing or truncated file is found now and not hours later.
+    So a missing or truncated file is found now and not hours later. Of more than CHECKED shards, so
+    many are opened, evenly spaced: the index of a large shard takes milliseconds to read.
 
     made_by: the command that makes such a dataset.
 
@@ -98,6 +113,26 @@ def find_shards(path: Path, features: tfds.features.FeaturesDict, made_by: str) 
         OSError: the machine fails.
     """
     check_records(path, made_by)
+    shards = described_shards(path, str(path), features)
+    names = {entry.name for entry in os.scandir(path)}
+    for shard in shards:
+        if shard.path.name not in names:
+            raise InputError(
+                f"shard {shard.path} is missing; restore the file or pack the data again"
+            )
+    count = len(shards)
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        opened = {i * count // min(count, CHECKED) for i in range(min(count, CHECKED))}
+        list(pool.map(_check_shard, [shards[i] for i in sorted(opened)]))
+    return shards
+
+
+def described_shards(path: Path, shown: str, features: tfds.features.FeaturesDict) -> list[Shard]:
+    """Return the shards that the description of a dataset lists; they are not looked for.
+
+    path: the directory of the description. shown: the dataset's name in messages. Raises InputError
+    and OSError as `find_shards` does.
+    """
     info = _read_json(path, "dataset_info.json")
     # TFDS would import the classes that features.json names, so only its field names are read.
     described = _read_json(path, "features.json")
@@ -105,11 +140,11 @@ def find_shards(path: Path, features: tfds.features.FeaturesDict, made_by: str) 
         missing = sorted(set(features) - set(described["featuresDict"]["features"]))
     except (KeyError, TypeError) as e:
         raise InputError(
-            f"{path}/features.json is not a TFDS description of features; pack the data again"
+            f"{shown}/features.json is not a TFDS description of features; pack the data again"
         ) from e
     if missing:
         raise InputError(
-            f"{path}/features.json lacks {', '.join(missing)}; a record has {', '.join(features)};"
+            f"{shown}/features.json lacks {', '.join(missing)}; a record has {', '.join(features)};"
             " pack the data again"
         )
     try:
@@ -125,25 +160,20 @@ def find_shards(path: Path, features: tfds.features.FeaturesDict, made_by: str) 
             raise ValueError("file format, names or lengths")
     except (StopIteration, KeyError, ValueError, TypeError) as e:
         raise InputError(
-            f"{path}/dataset_info.json does not describe an array_record split {SPLIT!r}"
+            f"{shown}/dataset_info.json does not describe an array_record split {SPLIT!r}"
             f" ({first_line(e, 160)}); pack the data again"
         ) from e
     if not sum(lengths):
         raise InputError(
-            f"{path} holds no records (count = 0); pack it again from images with captions"
+            f"{shown} holds no records (count = 0); pack it again from images with captions"
         )
-    shards = [
+    return [
         Shard(path / shard_name(name, i, len(lengths)), length) for i, length in enumerate(lengths)
     ]
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        list(pool.map(_check_shard, shards))
-    return shards
 
 
 def _check_shard(shard: Shard) -> None:
-    """Raise InputError unless the shard exists and has as many records as the description says."""
-    if not shard.path.is_file():
-        raise InputError(f"shard {shard.path} is missing; restore the file or pack the data again")
+    """Raise InputError unless the shard has as many records as the description says."""
     try:
         found = count_records(shard.path)
     except RuntimeError as e:

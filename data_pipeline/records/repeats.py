@@ -12,6 +12,7 @@ import numpy as np
 from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
 from data_pipeline.io.regular_files import check_regular
+from data_pipeline.records.sizes import beside
 
 NAME = "repeats.npy"
 MOST = 10**6  # of one record
@@ -58,14 +59,22 @@ def read_repeats(directory: Path, count: int) -> np.ndarray | None:
     return repeats
 
 
+def repeats_of(source: Sequence) -> np.ndarray | None:
+    """Return how often each record of a dataset occurs, int32 [N]; None where each occurs once.
+
+    Raises InputError as `read_repeats` does.
+    """
+    place = beside(source, NAME)
+    return None if place is None else read_repeats(place.parent, len(source))
+
+
 def repeated(source: Sequence, indices: Sequence[int]) -> Sequence[int]:
     """Return `indices` of a dataset's records, each as often as it occurs in an epoch.
 
     All come once, then those that occur twice, and so on: after a place, the next one is of another
     record. Raises InputError as `read_repeats` does.
     """
-    name = getattr(source, "name", None)
-    repeats = None if name is None else read_repeats(Path(name), len(source))
+    repeats = repeats_of(source)
     if repeats is None:
         return indices
     chosen = np.asarray(indices)

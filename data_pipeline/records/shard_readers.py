@@ -5,7 +5,7 @@ import itertools
 import threading
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
 from array_record.python.array_record_module import ArrayRecordReader
@@ -34,8 +34,12 @@ class OpenReaders:
         """Return the number of open readers."""
         return len(self._held)
 
-    def get(self, owner: int, number: int, path: Path) -> ArrayRecordReader:
+    def get(
+        self, owner: int, number: int, path: Path, fetch: Callable[[int], object] | None = None
+    ) -> ArrayRecordReader:
         """Return the reader of `owner`'s shard `number`, which is at `path`.
+
+        fetch: called with the number before the shard is opened.
 
         Raises:
             OSError: the shard cannot be opened because the machine fails.
@@ -45,11 +49,17 @@ class OpenReaders:
             if (reader := self._held.get((owner, number))) is not None:
                 self._held.move_to_end((owner, number))
                 return reader
-        reader = self._open(path)
+        reader = self._open(path) if fetch is None else self._fetched(number, path, fetch)
         with self._lock:
             self._held[owner, number] = reader
             self._shrink(self.most)
         return reader
+
+    def close(self, owner: int, chosen: Callable[[int], bool]) -> None:
+        """Close the readers of `owner`'s chosen shards, once no thread is using them."""
+        with self._lock:
+            for key in [key for key in self._held if key[0] == owner and chosen(key[1])]:
+                del self._held[key]
 
     def forget(self, owner: int) -> None:
         """Mark the readers of `owner` to be closed when a reader is next requested.
@@ -78,6 +88,19 @@ class OpenReaders:
                     self.most = max(1, len(self._held) // 2)
                     self._shrink(self.most if len(self._held) > 1 else 0)
 
+    def _fetched(
+        self, number: int, path: Path, fetch: Callable[[int], object]
+    ) -> ArrayRecordReader:
+        """Open a reader of a shard that another process may remove after it was fetched."""
+        while True:
+            fetch(number)
+            try:
+                reader = self._open(path)
+            except FileNotFoundError:
+                continue
+            if reader.ok() or path.exists():
+                return reader
+
     def _shrink(self, most: int) -> None:
         """Drop the least recently used readers until at most `most` remain."""
         while len(self._held) > most:
@@ -87,14 +110,18 @@ class OpenReaders:
 class ShardReaders:
     """The records of shards, by the number of the shard and the place in it. It can be pickled."""
 
-    def __init__(self, files: Sequence[Path]):
-        """Start with these files, none of which is opened yet."""
-        self._files, self._owner = files, next(_NUMBERS)
+    def __init__(self, files: Sequence[Path], fetch: Callable[[int], object] | None = None):
+        """Start with these files, none of which is opened yet.
+
+        fetch: called with the number of a shard before it is opened, where its file may not be
+            there.
+        """
+        self._files, self._fetch, self._owner = files, fetch, next(_NUMBERS)
         weakref.finalize(self, _open_readers().forget, self._owner)
 
     def __reduce__(self):
         """Return how to make the readers again in another process."""
-        return ShardReaders, (self._files,)
+        return ShardReaders, (self._files, self._fetch)
 
     def read(self, shard: int, place: int) -> bytes:
         """Return a record's bytes.
@@ -104,7 +131,7 @@ class ShardReaders:
             RuntimeError, IndexError: the shard is damaged.
         """
         path = self._files[shard]
-        reader = _open_readers().get(self._owner, shard, path)
+        reader = _open_readers().get(self._owner, shard, path, self._fetch)
         try:
             return reader.read([place])[0]
         except RuntimeError as e:
@@ -112,6 +139,14 @@ class ShardReaders:
                 _open_readers().forget(self._owner)  # a reader that failed once fails forever
                 raise failed from e
             raise
+
+    def keep(self, shards: Container[int]) -> None:
+        """Close the readers of other shards."""
+        _open_readers().close(self._owner, lambda shard: shard not in shards)
+
+    def close(self, shard: int) -> None:
+        """Close the reader of a shard, if it is open."""
+        _open_readers().close(self._owner, lambda one: one == shard)
 
 
 def open_reader(path: Path) -> ArrayRecordReader:

@@ -12,7 +12,7 @@ from loaders import loader_of
 
 from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
-from data_pipeline.loading import bucket_sizes, buckets, mixture
+from data_pipeline.loading import bucket_sizes, buckets, mixture, selections
 from data_pipeline.loading.mixture import Mixture
 from data_pipeline.records.records import RecordWriter, make_record, open_records
 from data_pipeline.records.sizes import NAME, read_sizes, sizes_of, write_sizes
@@ -147,7 +147,7 @@ def test_a_batch_has_one_size_and_no_record_is_lost(data):
         members = [
             i
             for i in range(23)
-            if buckets.assign(np.array([SHAPES[i % 5]]), SIZES)[0] == SIZES.index(size)
+            if selections.assign(np.array([SHAPES[i % 5]]), SIZES)[0] == SIZES.index(size)
         ]
         own = values(b for b in drawn if b["image"].shape[1:3] == size)
         for start in range(0, len(own) - len(members), len(members)):
@@ -201,7 +201,7 @@ def test_the_list_of_buckets():
     with pytest.raises(InputError, match="too many"):
         bucket_sizes.parse("8", 4096)
     assert bucket_sizes.parse("512x512, 448x576", 512) == ((512, 512), (448, 576))
-    nearest = buckets.assign(
+    nearest = selections.assign(
         np.array([[512, 512], [448, 577], [1000, 1300], [1300, 1000], [10, 100]]),
         ((512, 512), (448, 576)),
     )

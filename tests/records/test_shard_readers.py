@@ -74,7 +74,9 @@ from data_pipeline.loading.mixture import Mixture
 from data_pipeline.records.records import open_records
 records = open_records({data!r})
 both = Mixture([records, open_records({data!r})], [1.0, 1.0], "both")
-data = loader_of(both, **OPTIONS, num_threads=8, max_damaged=10_000, num_epochs=1)
+data = loader_of(
+    both, **OPTIONS, num_threads=8, max_damaged=10_000, num_epochs=1, window={window}
+)
 came, most = collections.Counter(), 0
 for batch in data:
     came.update(batch["tokens"][:, 0].tolist())
@@ -83,9 +85,10 @@ print(json.dumps([sum(came.values()), sorted(set(came.values())), len(data.damag
 """
 
 
-def test_thousands_of_shards_are_streamed_whole_under_a_low_limit(many):
+@pytest.mark.parametrize("window", [0, 64])
+def test_thousands_of_shards_are_streamed_whole_under_a_low_limit(many, window):
     path = [str(Path(__file__).parent), *sys.path]
-    program = PROGRAM.format(limit=LIMIT, path=path, data=str(many))
+    program = PROGRAM.format(limit=LIMIT, path=path, data=str(many), window=window)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     count, times, damaged, most = json.loads(done.stdout)

@@ -56,6 +56,7 @@ def test_the_loader_has_what_the_recipe_says(monkeypatch):
         "data.buckets=16x16,16x32",
         "data.min_side=12",
         "data.max_damaged=7",
+        "data.shuffle=windows:5",
     )
     asked = []
     monkeypatch.setattr(data, "make_loader", lambda *args, **more: asked.append((args, more)))
@@ -73,6 +74,7 @@ def test_the_loader_has_what_the_recipe_says(monkeypatch):
         buckets=((16, 16), (16, 32)),
         min_side=12,
         max_damaged=7,
+        window=5,
     )
     everything = {field.name for field in dataclasses.fields(settings)}
     named = everything - {"prefetch", "shuffle", "num_epochs", "drop_remainder"}  # no recipe's

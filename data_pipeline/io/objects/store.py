@@ -126,6 +126,28 @@ class Store:
         except FileNotFoundError:
             return {}
 
+    def stamps(self, folder: str) -> dict[str, tuple[int, str]]:
+        """Return {name: (bytes, stamp)} of all objects below a folder. Raises OSError.
+
+        The stamp of an object changes when it is written anew.
+        """
+        start = self._place(folder)
+
+        def listed() -> dict[str, tuple[int, str]]:
+            found = self._fs.find(start, detail=True)
+            return {
+                folder + path[len(start) :].lstrip("/" * (not folder)): (
+                    int(about["size"]),
+                    self._stamp(about),
+                )
+                for path, about in found.items()
+            }
+
+        try:
+            return self._tried(folder or self.address, listed)
+        except FileNotFoundError:
+            return {}
+
     def remove(self, names: list[str]) -> None:
         """Remove objects; those that are gone are no error. Raises OSError."""
         for name in names:
