@@ -31,7 +31,7 @@ REPORT = {
     "step": kept_fields.text("The program."),
     "topology": kept_fields.text("The hardware."),
     "images": kept_fields.whole("Images of an update.", 1, 10**9),
-    "model_flops_per_step": kept_fields.number("FLOPs of an update.", 0, 1e24),
+    "model_flops_per_step": kept_fields.number("FLOPs of an update.", 1, 1e24),
 }
 MOST_REPORTS = 1000
 Settings = StageSettings | DistillSettings
@@ -83,7 +83,7 @@ def steps_of(settings: Settings) -> list[Step]:
 
 
 def read_reports(places: Iterable[Path]) -> list[dict[str, Any]]:
-    """Return the reports in files of `cv3jax compile --json` and of the benchmarks, or in folders.
+    """Return the reports in files of `compile --json`, `plan --json` and benchmarks, or in folders.
 
     Raises InputError where a file is no report.
     """
@@ -105,7 +105,7 @@ def read_reports(places: Iterable[Path]) -> list[dict[str, Any]]:
             if said := kept_fields.wrong(one, REPORT):
                 raise InputError(
                     f"--reports {path} is no report of cv3jax compile ({said}); give files that its"
-                    " --json wrote"
+                    " --json or that of cv3jax plan wrote"
                 )
             found.append(one)
     return found
@@ -117,13 +117,18 @@ def cost_of(
     where: str,
     reports: list[dict[str, Any]],
     tell: Callable[[str], None],
-) -> Cost:
-    """Return the cost of a recipe on the hardware `where`. tell: is told what is traced."""
+) -> tuple[Cost, list[dict[str, Any]]]:
+    """Return (the cost of a recipe on the hardware `where`, reports of the programs it traced).
+
+    reports: those of earlier calls among them, so that no program is traced twice.
+    tell: is told what is traced.
+    """
     stage = settings.stage if isinstance(settings, DistillSettings) else settings
     steps = steps_of(settings)
     updates, images = sum(step.updates for step in steps), stage.batch.size
     found: dict[str, dict[str, Any] | None] = {}
     counted: dict[str, float] = {}
+    traced: list[dict[str, Any]] = []
     encodes = stage.stage != "vae"
     for name in [*(step.name for step in steps), *(["encode"] if encodes else [])]:
         own = [
@@ -131,17 +136,21 @@ def cost_of(
             for one in reports
             if (one["config"], one["step"], one["images"]) == (recipe, name, images)
         ]
-        found[name] = next((one for one in own if one["topology"] == where), None)
-        if own:
-            counted[name] = float(own[0]["model_flops_per_step"])
-        else:
+        # a traced program was not compiled, so its report says nothing of memory
+        compiled = (one for one in own if one["topology"] == where and "fits" in one)
+        found[name] = next(compiled, None)
+        if not own:
             tell(f"counting the FLOPs of {recipe}, {name}")
             work = program(settings, topology.load(where).devices, name)
-            counted[name] = float(flops.count_jaxpr(work.jitted.trace(*work.args).jaxpr).model)
+            model = float(flops.count_jaxpr(work.jitted.trace(*work.args).jaxpr).model)
+            values = (recipe, name, where, images, model)
+            own = [dict(zip(REPORT, values, strict=True))]
+            traced += own
+        counted[name] = float(own[0]["model_flops_per_step"])
     known = [one for one in found.values() if one]
     whole = len(known) == len(found)
     bounds = [one["mfu_bound"] for one in known if one.get("mfu_bound")]
-    return Cost(
+    cost = Cost(
         recipe,
         updates,
         images,
@@ -151,6 +160,7 @@ def cost_of(
         fits=all(one.get("fits") for one in known) if whole else None,
         bound=min(bounds) if whole and bounds else None,
     )
+    return cost, traced
 
 
 def text_flops(settings: StageSettings) -> int:

@@ -11,12 +11,23 @@ HEAD = (
     "images",
     "train PFLOP",
     "encoders PFLOP",
+    "images/s",
     "chip-hours",
     "days",
     "with cached text",
     "days",
     "fits",
     "bound on MFU",
+)
+SUMMARY = (
+    "all recipes on",
+    "MFU, assumed",
+    "chip-hours",
+    "days",
+    "price",
+    "with cached text",
+    "days",
+    "price",
 )
 
 
@@ -60,6 +71,7 @@ def figures(costs: list[Cost], where: Hardware, texts: Texts) -> dict[str, Any]:
     for one in costs:
         online, cached = (where.hours(one.train + one.encoders - less) for less in (0.0, one.text))
         rows[one.recipe] = {
+            "images_per_second": one.seen / (3600 * online / where.count),
             "chip_hours": online,
             "days": where.days(online),
             "chip_hours_cached_text": cached,
@@ -101,6 +113,7 @@ def text(costs: list[Cost], where: Hardware, texts: Texts) -> str:
                 f"{one.images:,}",
                 f"{one.train / one.updates / 1e15:.3g}",
                 f"{one.encoders / one.updates / 1e15:.3g}",
+                f"{row['images_per_second']:,.0f}",
                 f"{row['chip_hours']:,.0f}",
                 f"{row['days']:,.1f}",
                 f"{row['chip_hours_cached_text']:,.0f}",
@@ -110,7 +123,7 @@ def text(costs: list[Cost], where: Hardware, texts: Texts) -> str:
             )
         )
     cached = found["cached_text"]
-    blank = ("",) * 4
+    blank = ("",) * 5
     once = cached["chip_hours_once"]
     by = (f"{once:,.0f}", f"{where.days(once):,.1f}")
     rows.append((f"text of {texts.records:,} records, once", *blank, "–", "–", *by, "", ""))
@@ -135,11 +148,23 @@ def text(costs: list[Cost], where: Hardware, texts: Texts) -> str:
     return "\n".join(lines)
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(HEAD, *rows, strict=True)]
+def summary(plans: list[dict[str, Any]]) -> str:
+    """Return a Markdown table of all topologies, one row each, from what `figures` returns."""
+    rows = []
+    for plan in plans:
+        cells = [plan["topology"], f"{plan['mfu']:.0%}"]
+        for one in (plan, plan["cached_text"]):
+            price = "–" if one["price"] is None else f"{one['price']:,.0f}"
+            cells += [f"{one['chip_hours']:,.0f}", f"{one['days']:,.1f}", price]
+        rows.append(tuple(cells))
+    return _table(rows, SUMMARY)
+
+
+def _table(rows: list[tuple[str, ...]], head: tuple[str, ...] = HEAD) -> str:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
 
     def line(cells: tuple[str, ...]) -> str:
         filled = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
         return f"| {' | '.join(filled)} |"
 
-    return "\n".join([line(HEAD), line(tuple("-" * width for width in widths)), *map(line, rows)])
+    return "\n".join([line(head), line(tuple("-" * width for width in widths)), *map(line, rows)])

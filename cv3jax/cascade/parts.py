@@ -41,11 +41,16 @@ def part_loader(
             differ.
     """
     directory, description = cascades.read_cascade(path)
-    parts = [name for name in description.parts if name != "t5"]
-    if part not in parts:
+    if part not in description.parts:
+        fitting = () if part == "vae" else description.stages  # UNets start from each other
         raise InputError(
-            f"config.{field} = {path} has no part {part}; set config.init_part to one of its"
-            f" parts: {', '.join(parts) or 'none'}"
+            f"config.{field} = {path} has no part {part}; "
+            + (
+                f"set config.init_part to one of its stages: {', '.join(fitting)}"
+                if fitting
+                else f"it has {', '.join(description.parts) or 'no part'}. Give the workdir of a"
+                f" run that trained one, or leave config.{field} out"
+            )
         )
 
     def load(shapes, shardings):

@@ -1,7 +1,8 @@
 """`cv3jax plan`: what all stages cost on some hardware, in chip-hours, days and money.
 
 The FLOPs are counted and the MFU is assumed. Reports of `cv3jax compile` are used where there are
-some; other programs are traced, which takes seconds each and says nothing of memory.
+some; other programs are traced, which takes seconds each and says nothing of memory. A file of
+--json given as --reports spares the next plan, at other prices or on other hardware, the tracing.
 """
 
 import math
@@ -50,7 +51,7 @@ def parser() -> Parser:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="files of cv3jax compile --json, or folders of them",
+        help="files of cv3jax compile --json or of this command's own, or folders of them",
     )
     made.add_argument(
         "--mfu",
@@ -104,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
 
     with loading():
         from cv3jax.aot import budget
-        from cv3jax.aot.budget_report import Hardware, Texts, figures, text
+        from cv3jax.aot.budget_report import Hardware, Texts, figures, summary, text
 
     with reporting(args.json) as report:
         reports = budget.read_reports(args.reports)
@@ -113,17 +114,23 @@ def main(argv: list[str] | None = None) -> None:
             stage = _stage(text_of)
             once = args.records * budget.text_flops(stage)
             texts = Texts(args.records, once, args.records * budget.text_bytes(stage))
-        made = []
+        made, traced = [], {}
         for number, where in enumerate(args.topology):
-            costs = [
-                budget.cost_of(name, one, where, reports, lambda line: say(f"cv3jax: {line}"))
-                for name, one in settings.items()
-            ]
+            costs = []
+            for name, one in settings.items():
+                cost, found = budget.cost_of(
+                    name, one, where, reports, lambda line: say(f"cv3jax: {line}")
+                )
+                costs.append(cost)
+                reports += found
+                traced |= {f"{each['config']} {each['step']}": each for each in found}
             chip, count = budget.chip_of(where)
             hardware = Hardware(where, chip, count, args.mfu, prices[number % len(prices)])
-            tell(text(costs, hardware, texts) + "\n" * (number + 1 < len(args.topology)))
+            tell(text(costs, hardware, texts) + "\n" * (len(args.topology) > 1))
             made.append({**figures(costs, hardware, texts), "costs": budget.to_json(costs)})
-        report({"plans": made})
+        if len(made) > 1:
+            tell(summary(made))
+        report({"plans": made, "results": traced})
 
 
 def _stage(settings: StageSettings | DistillSettings) -> StageSettings:

@@ -1,6 +1,8 @@
 """`cv3jax convert`: import released weights, export trained weights."""
 
 import argparse
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +80,23 @@ def convert_in(args: argparse.Namespace) -> dict:
         # it raises on a tokenizer that does not fit
         load_tokenizer(tokenizer, description.t5.length, description.t5.model["vocab"])
     values = write(args.out, parts, description, tokenizer)
-    for line in values:
+    for line in [*values, *next_step(args.out, parts)]:
         say(line)
     recognised = {name: part.words for name, part in parts.items()}
     return {"recognised": recognised, "settings": words, "sha256": compared, "values": values}
+
+
+def next_step(out: Path, parts: Mapping[str, Part]) -> list[str]:
+    """Return what to do with a checkpoint of encoders alone, as lines; [] with a UNet."""
+    if parts.keys() >= {"vae", "t5"} and len(parts) == 2:
+        return [
+            f"{out} has the encoders of a stage; train one on them: cv3jax train --config=base_256"
+            f" --workdir WORKDIR --config.data.path=DATA --config.cascade={shlex.quote(str(out))}"
+        ]
+    if not parts.keys() - {"vae", "t5"}:
+        (missing,) = {"vae", "t5"} - parts.keys()
+        return [f"{out} has no {missing}: to train a stage, give --vae and --t5 in one command"]
+    return []
 
 
 def stages_of(args: argparse.Namespace, official: list[Official]) -> dict[str, tuple[str, Path]]:

@@ -1,6 +1,8 @@
 """Test `cv3jax plan`: costs from reports and from traced programs, and its table."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,7 @@ def settings(name=NAME):
 
 
 def cost(*reports, name=NAME, where="v5e:16x16"):
-    return budget.cost_of(name, settings(name), where, list(reports), lambda line: None)
+    return budget.cost_of(name, settings(name), where, list(reports), lambda line: None)[0]
 
 
 def test_a_cost_is_that_of_the_reports():
@@ -95,7 +97,7 @@ def test_sums_cached_text_and_price():
     assert len({len(line) for line in lines}) == 1
 
 
-def test_a_recipe_without_reports_is_traced_and_counted(monkeypatch):
+def test_a_recipe_without_reports_is_traced_and_counted(monkeypatch, tmp_path):
     import jax
 
     from cv3jax.aot import topology
@@ -106,12 +108,19 @@ def test_a_recipe_without_reports_is_traced_and_counted(monkeypatch):
     monkeypatch.setattr(budget.topology, "load", load)
     said = []
     name = "scenes_base:tiny"
-    found = budget.cost_of(name, settings(name), "v5e:2x4", [], said.append)
+    found, counted = budget.cost_of(name, settings(name), "v5e:2x4", [], said.append)
     assert said == [f"counting the FLOPs of {name}, {step}" for step in ("train", "encode")]
     work = budget.program(settings(name), jax.devices(), "train")
     traced = flops.count_jaxpr(work.jitted.trace(*work.args).jaxpr)
     assert found.train == found.updates * traced.model > 0
     assert found.fits is None
+    # what was counted is a report that says nothing of memory, and is not counted again
+    said.clear()
+    assert budget.cost_of(name, settings(name), "v5e:2x4", counted, said.append) == (found, [])
+    assert said == []
+    kept = tmp_path / "plan.json"
+    kept.write_text(json.dumps({"plans": [], "results": dict(enumerate(counted))}))
+    assert budget.read_reports([kept]) == counted
     distilled = "scenes_distill_base:tiny"
     steps = budget.steps_of(settings(distilled))
     rounds = settings(distilled).rounds
@@ -126,7 +135,8 @@ def test_reports_are_files_folders_or_results_of_the_benchmark(tmp_path):
     found = budget.read_reports([tmp_path])
     assert [one["step"] for one in found] == ["train", "encode"]
     assert budget.read_reports([tmp_path / "a.json"]) == [report()]
-    for bad in ("{", "[1]", '{"config": "x"}', json.dumps(report(images=0))):
+    wrong = [json.dumps(report(**{name: 0})) for name in ("images", "model_flops_per_step")]
+    for bad in ("{", "[1]", '{"config": "x"}', *wrong):
         (tmp_path / "a.json").write_text(bad)
         with pytest.raises(InputError, match=r"--reports .*a\.json"):
             budget.read_reports([tmp_path / "a.json"])
@@ -155,6 +165,9 @@ def test_the_command_prints_the_table_and_its_figures(tmp_path, capsys):
     ratio = CHIPS["v5p"].flops / CHIPS["v5e"].flops
     assert first["chip_hours"] / second["chip_hours"] == pytest.approx(ratio)
     assert second["price"] == pytest.approx(3 * second["chip_hours"])
+    assert f"| v5p:8x8x4      | 40%          | {second['chip_hours']:,.0f} " in shown
+    speed = 256 * 0.4 * CHIPS["v5e"].flops * 2048 / 8e15
+    assert first["recipes"][NAME]["images_per_second"] == pytest.approx(speed)
     assert first["costs"][0]["seen"] == 600_000 * 2048
 
 
@@ -178,11 +191,14 @@ def test_wrong_flags_are_one_line(flags, said):
         plan.main(flags.split())
 
 
-def test_the_book_s_tables_are_those_of_the_command(capsys):
-    argv = ["--topology", "v5e:16x16", "--topology", "h100:1x8x1", "--price", "0.6"]
-    argv += ["--price", "2.5", "--reports", str(ROOT / "benchmarks/results/compile_time.json")]
-    plan.main([*argv, "--recipes", *plan.STAGES])
-    shown = [line for line in capsys.readouterr().out.splitlines() if line]
-    book = (ROOT / "docs" / "scale" / "compile.md").read_text().splitlines()
-    assert len(shown) == 24
-    assert [line for line in shown if line not in book] == []
+def test_the_book_s_tables_are_those_of_its_command(capsys, monkeypatch):
+    """Nothing is traced for them: the page's command names reports of every program."""
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "scale" / "five-stages.md").read_text()
+    (block,) = re.findall(r"```sh\n(cv3jax plan .*?)```", page, re.DOTALL)
+    plan.main(shlex.split(block.replace("\\\n", " "))[2:])
+    captured = capsys.readouterr()
+    assert "counting" not in captured.err
+    shown = [line for line in captured.out.splitlines() if line]
+    assert len(shown) == 3 * 14 + 5
+    assert [line for line in shown if line not in page.splitlines()] == []

@@ -43,7 +43,8 @@ FIELDS = [
     (
         "vae",
         ["init_from={at}/bare"],
-        "has no part vae; set config.init_part to one of its parts: none",
+        "has no part vae; it has no part. Give the workdir of a run that trained one, or leave"
+        " config.init_from out",
     ),
     ("base", ["cascade="], "config.cascade is not set"),
     ("base", ["cascade={at}/none"], "is not a checkpoint"),
@@ -87,7 +88,8 @@ FIELDS = [
     (
         "relay",
         ["init_from={vae}"],
-        "has no part base; set config.init_part to one of its parts: vae",
+        "has no part base; it has vae. Give the workdir of a run that trained one, or leave"
+        " config.init_from out",
     ),
     (
         "relay",
