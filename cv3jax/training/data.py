@@ -18,6 +18,8 @@ from data_pipeline.loading.settings import CropSettings, LoaderSettings
 from data_pipeline.records.records import RecordSource
 from data_pipeline.records.remote import RemoteRecords
 
+BEHIND = 10  # the niceness of a loader's threads beside a step on the CPU
+
 
 def open_data(data: DataSettings) -> RecordSource | Mixture:
     """Return the records of config.data.path.
@@ -67,6 +69,8 @@ def loader(
             crop=crop_settings(settings),
             num_threads=settings.data.threads,
             num_workers=settings.data.workers,
+            # where the step computes on the cores that decode, it comes first
+            niceness=BEHIND if jax.default_backend() == "cpu" else 0,
             buckets=settings.data.sizes,
             min_side=settings.data.min_side or 0,
             max_damaged=settings.data.max_damaged,

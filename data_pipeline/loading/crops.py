@@ -150,9 +150,12 @@ def fit(
         min((start + wide) * across, width / part),
         min((top + high) * down, height / part),
     )
-    # reducing_gap: first a fast box reduction to at least 3 times the size of the result, which
-    # makes no visible difference
-    image = image.resize((wide, high), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+    if (across, down) == (1.0, 1.0):  # Lanczos would return the same pixels
+        image = image.crop((start, top, start + wide, top + high))
+    else:
+        # reducing_gap: first a fast box reduction to at least 3 times the size of the result, which
+        # makes no visible difference
+        image = image.resize((wide, high), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
     if alpha:
         # on its own: as RGBA the colours would be weighted by it, and lost where it is 0. Linear,
         # because Lanczos overshoots at the edge of a mask.

@@ -189,6 +189,7 @@ def make_loader(
         threads=settings.num_threads,
         prefetch=settings.prefetch,
         workers=settings.num_workers,
+        niceness=settings.niceness,
     )
     return Loader(data, tuple(streams), start, settings.max_damaged)
 

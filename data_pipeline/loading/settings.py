@@ -75,6 +75,8 @@ class LoaderSettings:
         num_threads: threads that prepare batches; 0: the calling thread does.
         prefetch: the number of batches that are prepared in advance.
         num_workers: processes that prepare batches instead, with num_threads each; 0: none.
+        niceness: of the threads, 0..19: above 0 they take only the time that other threads leave
+            (`priority.behind`).
         buckets: sizes, of which each batch has one. Each record is in the bucket whose aspect ratio
             is nearest (`buckets.assign`). A bucket runs through its own epochs, and its share of
             batches is its share of records. Empty: all batches are S × S.
@@ -98,6 +100,7 @@ class LoaderSettings:
     crop: CropSettings = CropSettings()
     num_threads: int = 4
     num_workers: int = 0
+    niceness: int = 0
     prefetch: int = 8
     buckets: tuple[Size, ...] = ()
     min_side: int = 0
@@ -119,6 +122,7 @@ class LoaderSettings:
                 ),
                 (self.num_threads >= 0, f"num_threads = {self.num_threads}: give at least 0"),
                 (self.num_workers >= 0, f"num_workers = {self.num_workers}: give at least 0"),
+                (0 <= self.niceness <= 19, f"niceness = {self.niceness}: give 0..19"),
                 (self.prefetch >= 1, f"prefetch = {self.prefetch}: give at least 1"),
                 (self.min_side >= 0, f"min_side = {self.min_side}: give at least 0"),
                 (self.max_damaged >= 0, f"max_damaged = {self.max_damaged}: give at least 0"),

@@ -16,6 +16,8 @@ from typing import Any
 
 import grain
 
+from data_pipeline.loading.priority import behind
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names
 # bytes: the size from which an allocation is a mapping of its own; the free memory that is kept
 MAPPED, KEPT = 64 << 20, 256 << 20
@@ -46,7 +48,13 @@ class _Unreached:
 
 
 def start(
-    data: grain.MapDataset, position: int, *, threads: int, prefetch: int, workers: int
+    data: grain.MapDataset,
+    position: int,
+    *,
+    threads: int,
+    prefetch: int,
+    workers: int,
+    niceness: int = 0,
 ) -> grain.DatasetIterator | _Unreached:
     """Return an iterator over the batches of `data` from number `position` on.
 
@@ -57,6 +65,8 @@ def start(
         prefetch: the number of batches prepared in advance by all workers together; at least one
             each.
         workers: the number of processes; 0: none.
+        niceness: of the threads, unless theirs is higher already; see `priority`. The calling
+            thread keeps its own.
 
     Raises:
         IndexError: `data` has fewer batches.
@@ -64,6 +74,7 @@ def start(
     if not 0 <= position <= len(data):
         raise IndexError(f"data position {position} is out of range: there are {len(data)} batches")
     _keep_memory()
+    data = behind(data, niceness if threads else 0)
     options = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=prefetch if threads else 0
     )

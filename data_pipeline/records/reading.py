@@ -72,7 +72,7 @@ class ExampleSource(Sequence):
         within = i - (self._ends[shard - 1] if shard else 0)
         try:
             example = self._readers.read(shard, within)
-            return self.decode(self._features.deserialize_example_np(example))
+            return self.parse(example)
         # array_record raises RuntimeError or IndexError on damaged chunks. DecodeError and KeyError
         # come from bytes that are not one of our examples, and TypeError from the None that a
         # truncated shard can yield.
@@ -89,6 +89,10 @@ class ExampleSource(Sequence):
                 f"record {within} of {self._shards[shard].path} is damaged ({first_line(e, 160)})"
             )
             raise InputError(f"{what}; restore the file or pack the data again") from e
+
+    def parse(self, example: bytes) -> Any:
+        """Return the record of a serialized example."""
+        return self.decode(self._features.deserialize_example_np(example))
 
     def decode(self, example: dict[str, Any]) -> Any:
         """Return the record of an example; subclasses convert it."""

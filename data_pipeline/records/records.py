@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipeline.images.decode import (
     MAX_IMAGE_BYTES,
@@ -222,15 +223,21 @@ class RecordSource(ExampleSource):
     Safe to read from many threads.
     """
 
-    def decode(self, example: dict[str, Any]) -> Record:
-        """Return the Record of an example."""
-        fields = {k: example[k].decode() for k in _TEXT_FIELDS}
-        return Record(
-            image=example["image"],
-            width=int(example["width"]),
-            height=int(example["height"]),
-            **fields,
-        )
+    def parse(self, example: bytes) -> Record:
+        """Return the Record of a serialized example.
+
+        TFDS's own way, by the features, takes as long as decoding a small image. Raises ValueError
+        where a field is missing, of another type, or not one value.
+        """
+        fields = tf_example_pb2.Example.FromString(example).features.feature
+        (image,) = fields["image"].bytes_list.value
+        (width,) = fields["width"].int64_list.value
+        (height,) = fields["height"].int64_list.value
+        texts = {}
+        for name in _TEXT_FIELDS:
+            (text,) = fields[name].bytes_list.value
+            texts[name] = text.decode()
+        return Record(image=image, width=width, height=height, **texts)
 
 
 def open_records(path: str | Path) -> RecordSource:

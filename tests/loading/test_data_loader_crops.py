@@ -37,6 +37,17 @@ def test_the_crop_is_where_sizes_says():
     assert {(0, 0), (40, 120), (20, 60)} <= seen
 
 
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_window_at_its_own_scale_has_the_pixels_that_lanczos_gives(mirror):
+    noise = np.random.default_rng(1).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    pixels, sizes = fit(encode_png(noise), 35, zoom=2.0, position=(0.4, 0.7), mirror=mirror)
+    seen = noise[:, ::-1] if mirror else noise
+    whole = Image.fromarray(seen).resize((90, 70), Image.Resampling.LANCZOS, box=(0, 0, 90, 70))
+    top, left = sizes[2:4]
+    assert np.array_equal(pixels, np.asarray(whole)[top : top + 35, left : left + 35])
+    assert (top, left) == (int(0.4 * 36), int(0.7 * 56))
+
+
 def test_the_crop_is_measured_in_the_resized_image():
     image = gradient(120, 240)
     pixels, sizes = fit(encode_png(image), 40, zoom=1.5, position=(0.5, 0.9))  # 60 × 120: half

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
@@ -177,6 +178,32 @@ def test_a_shard_with_other_records_than_described_is_named(tmp_path):
     first.write_bytes(second.read_bytes())
     with pytest.raises(InputError, match=f"{first.name} has 2 records where .* says 3"):
         open_records(tmp_path / "d")
+
+
+def test_a_record_is_parsed_as_tfds_parses_it(tmp_path):
+    write(tmp_path / "d", count=1, shards=1)
+    source = open_records(tmp_path / "d")
+    record = {
+        **source[0],
+        "recaption": "",
+        "caption": "ü\n\0",
+        "width": 2**40,
+        "scores": '{"a": [1, 2]}',
+    }
+    example = FEATURES.serialize_example(record)
+    theirs = FEATURES.deserialize_example_np(example)
+    texts = {k: v.decode() for k, v in theirs.items() if k not in ("image", "width", "height")}
+    assert source.parse(example) == {**theirs, **texts} == record
+    proto = tf_example_pb2.Example.FromString(example)
+    for field, change in (
+        ("caption", lambda one: one.Clear()),
+        ("image", lambda one: one.bytes_list.value.append(b"two")),
+        ("width", lambda one: one.bytes_list.value.append(b"12")),
+    ):
+        damaged = tf_example_pb2.Example.FromString(proto.SerializeToString())
+        change(damaged.features.feature[field])
+        with pytest.raises(ValueError, match="values to unpack"):
+            source.parse(damaged.SerializeToString())
 
 
 def test_a_damaged_record_is_named_when_read(tmp_path):
