@@ -34,22 +34,17 @@ def save_part(directory: str | Path, params: Any) -> None:
     import orbax.checkpoint as ocp
 
     from cv3jax.checkpoints import streaming
-    from cv3jax.checkpoints.writing import (
-        PATIENCE,
-        os_error,
-        remove_unfinished,
-        sign,
-    )
+    from cv3jax.checkpoints.signing import Signer
+    from cv3jax.checkpoints.writing import os_error, remove_unfinished
 
     path = checkpoint_path(directory)
-    background = ocp.options.AsyncOptions(
-        timeout_secs=PATIENCE, post_finalization_callback=lambda: sign(path.parent, path.name)
-    )
+    signer = Signer(path.parent, path.name)
     handler, args = ocp.StandardCheckpointHandler(), ocp.args.StandardSave(params)
     if isinstance(jax.tree.leaves(params)[0], streaming.Leaf):
         handler, args = streaming.handler(), streaming.save_args(params)
     try:
-        with ocp.AsyncCheckpointer(handler, async_options=background) as checkpointer:
+        with ocp.AsyncCheckpointer(handler, async_options=signer.options()) as checkpointer:
+            signer.begin()
             checkpointer.save(path, args=args, force=True)
     except (OSError, ValueError) as e:
         if (reason := os_error(e)) is None:

@@ -8,6 +8,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from data_pipeline.io.bounded_json import load_json
@@ -17,26 +18,46 @@ NAME = "manifest.json"
 _OTHERS = (NAME, "_CHECKPOINT_METADATA", "commit_success.txt")
 
 
-def write(directory: Path) -> None:
+Entry = tuple[int, str]  # the size of a file in bytes, and its SHA-256
+
+
+def write(directory: Path, known: dict[str, Entry] | None = None) -> None:
     """Write the hash of every file below `directory` into its manifest.json.
 
-    All files are on the disk before the manifest is.
+    All files are on the disk before the manifest is. known: name → entry of files that another
+    process has brought to the disk and hashed already (`settled`).
     """
-    files = {
-        str(path.relative_to(directory)): path
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name not in _OTHERS
-    }
-    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        entries = dict(zip(files, pool.map(_settle, files.values()), strict=True))
+    known = known or {}
+    found = files(directory)
+    entries = {name: known[name] for name in found if name in known}
+    entries |= settled({name: path for name, path in found.items() if name not in known})
     with (directory / NAME).open("w") as file:
         json.dump({"files": entries, "sha256": _digest(entries)}, file, indent=1, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
 
 
-def damage(directory: Path) -> str | None:
-    """Return how `directory` differs from its manifest, with the name of the file, or None."""
+def files(directory: Path) -> dict[str, Path]:
+    """Return the files below `directory` that its manifest covers, by their names within it."""
+    return {
+        str(path.relative_to(directory)): path
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name not in _OTHERS
+    }
+
+
+def settled(files: dict[str, Path]) -> dict[str, Entry]:
+    """Return the entries of files, in many threads. They are on the disk when it returns."""
+    with _threads() as pool:
+        return dict(zip(files, pool.map(_settle, files.values()), strict=True))
+
+
+def damage(directory: Path, share: tuple[int, int] = (0, 1)) -> str | None:
+    """Return how `directory` differs from its manifest, with the name of the file, or None.
+
+    share: (i, n), to look only at the i-th of n parts of the files, which have about as many bytes
+    each.
+    """
     try:
         content = load_json(directory / NAME)
         files = content["files"]
@@ -47,18 +68,27 @@ def damage(directory: Path) -> str | None:
         return f"{NAME} is missing"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{NAME} cannot be read"
-    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(
-            lambda item: _compare(directory / item[0], *item[1]), sorted(wanted.items())
-        )
+    names = sorted(_share({name: size for name, (size, _) in wanted.items()}, *share))
+    with _threads() as pool:
+        found = pool.map(lambda name: _compare(directory / name, *wanted[name]), names)
         return next(
-            (
-                f"{name} {problem}"
-                for name, problem in zip(sorted(wanted), found, strict=True)
-                if problem
-            ),
+            (f"{name} {problem}" for name, problem in zip(names, found, strict=True) if problem),
             None,
         )
+
+
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+
+
+def _share(sizes: dict[str, int], index: int, count: int) -> Iterable[str]:
+    """Return the names of one of `count` parts; the largest file goes where there is least."""
+    loads, parts = [0] * count, [[] for _ in range(count)]
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        least = loads.index(min(loads))
+        loads[least] += sizes[name]
+        parts[least].append(name)
+    return parts[index]
 
 
 def _digest(files: dict) -> str:

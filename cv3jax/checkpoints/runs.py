@@ -7,6 +7,7 @@ leaves the previous checkpoint, and damage is noticed before anything is read.
 import contextlib
 import dataclasses
 import shutil
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,19 +16,17 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from cv3jax.checkpoints import manifest
-from cv3jax.checkpoints.writing import (
-    MISMATCH,
-    PATIENCE,
-    checkpoint_path,
-    os_error,
-    remove_unfinished,
-    sign,
-)
+from cv3jax.checkpoints.signing import Signer
+from cv3jax.checkpoints.writing import MISMATCH, checkpoint_path, os_error, remove_unfinished
+from cv3jax.distributed import processes
 from data_pipeline.io.bounded_json import OWN, ParseError, load_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
 
 if TYPE_CHECKING:  # not part of a plain install, which reads checkpoints and writes none
     import grain
+
+
+_SIGNERS: weakref.WeakKeyDictionary[ocp.CheckpointManager, Signer] = weakref.WeakKeyDictionary()
 
 
 class DamagedError(InputError):
@@ -71,17 +70,17 @@ def open_manager(
     the step `best()`. Saves run in the background.
     """
     path = checkpoint_path(directory)
-    background = ocp.options.AsyncOptions(
-        timeout_secs=PATIENCE, post_finalization_callback=lambda: sign(path, "[0-9]*")
-    )
+    signer = Signer(path, "[0-9]*")
     kept = [policies.LatestN(keep), Kept(best)]
     kept += [policies.EveryNSteps(keep_every)] if keep_every else []
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(kept),
         create=True,
-        async_options=background,
+        async_options=signer.options(),
     )
-    return ocp.CheckpointManager(path, options=options, item_names=("state", "data", "run"))
+    manager = ocp.CheckpointManager(path, options=options, item_names=("state", "data", "run"))
+    _SIGNERS[manager] = signer
+    return manager
 
 
 def steps(directory: str | Path) -> list[int]:
@@ -130,6 +129,8 @@ def save(
         "run": ocp.args.JsonSave(run),
     }
     with _writing(manager):
+        manager.wait_until_finished()
+        _SIGNERS[manager].begin()
         manager.save(step, args=ocp.args.Composite(**items), force=True)
 
 
@@ -169,13 +170,24 @@ def _writing(manager: ocp.CheckpointManager):
         raise OSError(reason.errno, line, str(directory)) from e
 
 
-def verify(directory: str | Path, step: int) -> None:
+def damage(directory: str | Path, step: int) -> str | None:
+    """Return how the checkpoint of `step` differs from what was written, or None.
+
+    All processes call this together, and each reads its share of the files.
+    """
+    problem = manifest.damage(Path(directory) / str(step), processes.share())
+    return next(filter(None, processes.gather("damage", problem)), None)
+
+
+def verify(directory: str | Path, step: int, known: dict[int, str | None] | None = None) -> None:
     """Raise DamagedError unless the checkpoint of `step` is as it was written.
 
-    The error names the damaged file and the newest older step that is intact.
+    The error names the damaged file and the newest older step that is intact. known: step → what
+    `damage` has found already.
     """
     directory = Path(directory)
-    if problem := manifest.damage(directory / str(step)):
+    known = known or {}
+    if problem := known[step] if step in known else manifest.damage(directory / str(step)):
         older = (
             s
             for s in reversed(steps(directory))

@@ -8,11 +8,9 @@ import shutil
 import time
 from pathlib import Path
 
-import jax
 import orbax.checkpoint as ocp
 import tensorstore
 
-from cv3jax.checkpoints import manifest
 from cv3jax.checkpoints.paths import MISMATCH as MISMATCH
 from cv3jax.checkpoints.paths import checkpoint_path as checkpoint_path
 from data_pipeline.io.bounded_json import load_json
@@ -29,20 +27,6 @@ def os_error(e: Exception) -> OSError | None:
         return OSError(e.errno, e.strerror or first_line(e), e.filename)
     code = re.search(r"os_error_code='(\d+)'", str(e))
     return OSError(int(code[1]), os.strerror(int(code[1]))) if code else None
-
-
-def sign(directory: Path, pattern: str) -> None:
-    """Write the manifest of a finished save.
-
-    orbax calls this in each process when all files of a checkpoint are there and it is about to get
-    its name. Raises OSError where the checkpoint could not be read again.
-    """
-    if jax.process_index() != 0:
-        return
-    for path in directory.glob(f"{pattern}{UNFINISHED}"):
-        for tree in path.rglob("_METADATA"):
-            check_parts(tree.parent)
-        manifest.write(path)
 
 
 def remove_unfinished(

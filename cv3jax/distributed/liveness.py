@@ -77,6 +77,15 @@ class Peers:
             self._client.key_value_set(key, json.dumps(value))
         return parse_json(self._client.blocking_key_value_get(key, FOREVER), OWN, nan=True)
 
+    def gather(self, name: str, value: Any) -> list[Any]:
+        """Return each process's `value` (JSON) in all processes, in their order."""
+        key = f"cv3jax/{name}/{self._use(name)}"
+        self._client.key_value_set(f"{key}/{self.index}", json.dumps(value))
+        texts = (
+            self._client.blocking_key_value_get(f"{key}/{i}", FOREVER) for i in range(self.count)
+        )
+        return [parse_json(text, OWN, nan=True) for text in texts]
+
     def last(self, step: int, asked: int | None) -> int | None:
         """Return the signal that stops all processes at this step, or None.
 

@@ -227,6 +227,16 @@ def first(name: str, function: Callable[[], Any]) -> Any:
     return _peers.share(name, value) if _peers else value
 
 
+def gather(name: str, value: Any) -> list[Any]:
+    """Return the `value` of each process, a JSON value, in all processes; all must call it."""
+    return _peers.gather(name, value) if _peers else [value]
+
+
+def share() -> tuple[int, int]:
+    """Return (which process this is, how many there are)."""
+    return (_peers.index, _peers.count) if _peers else (0, 1)
+
+
 def whole(x: "jax.Array") -> "np.ndarray":
     """Return all of `x` in every process, wherever its shards are; all processes must call it."""
     import numpy as np

@@ -45,13 +45,17 @@ def hold(workdir: Path):
 
 
 def check_resume(
-    asked: Asked, workdir: Path, resume_from: int | None = None, history: list[dict] | None = None
+    asked: Asked,
+    workdir: Path,
+    resume_from: int | None = None,
+    history: list[dict] | None = None,
+    known: dict[int, str | None] | None = None,
 ) -> Resumed:
     """Return the step to resume from, and what has changed since.
 
     It is the newest step, or `resume_from`. A run that has resumed from `resume_from` before
     resumes from its newest step. history: the changes that were allowed so far (default: those of
-    `workdir`).
+    `workdir`). known: step → the damage that `look` has found.
 
     A run does not continue with another model, data or optimizer where that was not allowed,
     because the result would be that of neither run.
@@ -65,7 +69,8 @@ def check_resume(
     history = read_history(workdir) if history is None else history
     if not steps and resume_from is None:
         return Resumed(None, history)
-    if resume_from is None or (steps and has_resumed(directory, steps[-1], resume_from)):
+    known = known or {}
+    if resume_from is None or (steps and has_resumed(directory, steps[-1], resume_from, known)):
         step = steps[-1]
     elif resume_from in steps:
         step = resume_from
@@ -76,7 +81,7 @@ def check_resume(
             if steps
             else f"--resume-from={resume_from}: {directory} has no checkpoint; leave it out"
         )
-    runs.verify(directory, step)
+    runs.verify(directory, step, known)
     then = runs.run_of(directory, step)
     history = merged(then.get("changes", []), history)
     changes = check_changes(asked, then, step, history, f"{workdir} holds a run with")
@@ -102,12 +107,23 @@ def record(asked: Asked, resumed: Resumed, cascade: dict[str, Any]) -> dict[str,
     }
 
 
-def has_resumed(directory: Path, newest: int, resume_from: int) -> bool:
+def look(workdir: Path) -> dict[int, str | None]:
+    """Return {the newest step: how its checkpoint is damaged, or None}, or {} without a checkpoint.
+
+    All processes call this together, and share the reading.
+    """
+    directory = workdir / "checkpoints"
+    newest = processes.first("newest", lambda: runs.steps(directory)[-1:])
+    return {step: runs.damage(directory, step) for step in newest}
+
+
+def has_resumed(
+    directory: Path, newest: int, resume_from: int, known: dict[int, str | None]
+) -> bool:
     """Return whether the newest checkpoint belongs to a run resumed from `resume_from`.
 
-    Then the same command was given again. The checkpoint must be intact.
+    Then the same command was given again. The checkpoint must be intact. known: as of
+    `check_resume`.
     """
-    return (
-        not manifest.damage(directory / str(newest))
-        and runs.run_of(directory, newest)["resume_from"] == resume_from
-    )
+    damaged = known[newest] if newest in known else manifest.damage(directory / str(newest))
+    return not damaged and runs.run_of(directory, newest)["resume_from"] == resume_from

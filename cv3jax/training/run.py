@@ -26,7 +26,7 @@ from cv3jax.training.inputs import stage_inputs
 from cv3jax.training.loop import Cadence, Work, train_loop
 from cv3jax.training.parsing import stage_fields
 from cv3jax.training.readable_config import keep_config
-from cv3jax.training.resume import Resumed, check_resume, hold, record
+from cv3jax.training.resume import Resumed, check_resume, hold, look, record
 from cv3jax.training.scoring import OpenScorers
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import Stage
@@ -88,9 +88,10 @@ def run(
     check_agreement(settings.json, inputs, flags)
     with hold(workdir):
         asked = Asked(settings.json, inputs, allowed, kind.resumable)
+        known = look(workdir)
 
         def resuming() -> Resumed:
-            resumed = check_resume(asked, workdir, resume_from)
+            resumed = check_resume(asked, workdir, resume_from, known=known)
             check_allowed(asked, resumed.changes, workdir)
             return resumed
 

@@ -22,7 +22,7 @@ import optax
 from subprocesses import environment
 
 from cv3jax import cli
-from cv3jax.checkpoints import runs
+from cv3jax.checkpoints import manifest, runs
 from cv3jax.distributed import partitioning, processes
 from cv3jax.distributed.batches import own_rows, placer
 from cv3jax.distributed.fsdp import Layout
@@ -125,7 +125,12 @@ def pieces(mesh, accumulate: int = 2):
 
 
 def run(
-    workdir: Path, steps: int, mesh, *, accumulate: int = 2, before=lambda step: None
+    workdir: Path,
+    steps: int,
+    mesh,
+    *,
+    accumulate: int = 2,
+    before=lambda step: None,
 ) -> TrainState:
     """Train to `steps`, and resume from the checkpoints of `workdir`.
 
@@ -166,7 +171,20 @@ def main(argv: list[str]) -> None:
                 raise ZeroDivisionError("nothing divides by zero")
             os.kill(os.getpid(), getattr(signal, args.what))
 
-    run(args.workdir, args.steps, make_mesh(data=2, fsdp=4), before=before)
+    with mock.patch.object(manifest, "settled", noting(args)):
+        run(args.workdir, args.steps, make_mesh(data=2, fsdp=4), before=before)
+
+
+def noting(args: argparse.Namespace):
+    """Return `manifest.settled`, which notes the names that this process hashes in a file."""
+    settled = manifest.settled
+
+    def noted(files: dict) -> dict:
+        with (args.workdir / f"hashed.{args.process_id}").open("a") as file:
+            file.writelines(f"{name}\n" for name in files)
+        return settled(files)
+
+    return noted
 
 
 def free_port() -> int:
@@ -184,10 +202,12 @@ def start(
     what: str = "",
     who: int = -1,
     at: int = -1,
+    **more: object,
 ) -> list[tuple]:
     """Train with `count` processes of 8 / `count` devices.
 
-    Process `who` does `what` before step `at`. Returns (exit code, stderr) of each.
+    Process `who` does `what` before step `at`. `more`: other flags of `main`. Returns (exit code,
+    stderr) of each.
     """
     flags = {
         "workdir": workdir,
@@ -197,6 +217,7 @@ def start(
         "who": who,
         "at": at,
         "patience": PATIENCE,
+        **more,
     }
     return together(
         [__file__, *(f"--{name}={value}" for name, value in flags.items())],

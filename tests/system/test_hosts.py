@@ -16,12 +16,13 @@ import tiny_runs
 from states import assert_equal, leaves, named_leaves
 
 from cv3jax.cascade.pipeline import load
-from cv3jax.checkpoints import runs
+from cv3jax.checkpoints import manifest, runs
 from cv3jax.distributed import processes
 from cv3jax.distributed.mesh import make_mesh
 from cv3jax.training import run as training
 from cv3jax.training.metrics import read_lines
 from data_pipeline.io.arguments import Parser
+from data_pipeline.io.bounded_json import load_json
 from data_pipeline.io.errors import InputError
 
 STEPS = 20
@@ -130,6 +131,19 @@ def test_one_device_and_eight_and_two_processes_train_the_same(alone, two, tmp_p
             if not name.startswith("opt_state"):
                 np.testing.assert_allclose(theirs[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
     assert losses(two)[-1] < 0.7 * losses(two)[0]
+
+
+def test_each_process_hashes_what_it_wrote_and_nothing_else(two):
+    checkpoint = two / "checkpoints" / str(STEPS)
+    assert manifest.damage(checkpoint) is None
+    hashed = [(two / f"hashed.{i}").read_text().split() for i in (0, 1)]
+    covered = load_json(checkpoint / manifest.NAME)["files"]
+    written = {name for name in covered if "ocdbt.process_1/" in name}
+    assert len(written) > 2
+    assert set(hashed[1]) == written
+    assert not set(hashed[0]) & written
+    data = [name for names in hashed for name in names if "/d/" in name]
+    assert len(data) == len(set(data))  # once, though it may have been ahead of the last file
 
 
 @pytest.mark.parametrize("devices", [8, 4, 1])
