@@ -14,18 +14,18 @@
 #   --revision COMMIT  the commit, where the files came without Git
 #   PYTHON=FILE        the Python to use (default: .venv/bin/python of this checkout, or else python3)
 #
-# Estimates for an H200, 16 cores and empty caches, in seconds. Work is FLOPs at 40 % of 989 TFLOP/s. Compilation is from what it
-# takes ahead of time on two cores (a train step 198, a sampler 24, decoders 10 and 27: docs/scale/compile.md): half of it on more
-# cores, a third more for the kernels that XLA times, and torch.compile's own, which is a guess.
+# Estimates for an H200, 16 cores and empty caches, in seconds. Work is FLOPs at 40 % of 989 TFLOP/s. Compilation is about
+# what benchmarks/gpu_plan.py needs ahead of time on two cores (a train step 70, a sampler 14, decoders 14 and 4): there are more
+# cores, but XLA times its kernels too. That of torch.compile, 50 forward and 100 with gradients, is a guess.
 #
 #   section   what                                                        weights  compile  run  in all  limit
 #   check     versions, devices                                                                   10     60
-#   forward   2.9 B, 8 × 64², bfloat16, beside torch.compile with cuDNN        30       70    5    105    150
+#   forward   2.9 B, 8 × 64², bfloat16, beside torch.compile with cuDNN        30       65    5    100    150
 #   sampling  50 + 10 and 4 + 1 steps, 4 × 1024², with T5-XXL                  25       75   30    130    165
-#   decode    4096² in tiles of 1024, and whole                                 5       30   15     50     75
+#   decode    4096² in tiles of 1024, and whole                                 5       20   15     40     75
 #   serving   `cv3jax serve`, 4 + 1 steps, batches of 7, saturated             20       55   25    100    140
-#   train     2.9 B, 8 × 64², AdamW, EMA, beside torch.compile with cuDNN      40      215   10    265    what is left
-#   all                                                                                           660    700
+#   train     2.9 B, 8 × 64², AdamW, EMA, beside torch.compile with cuDNN      40      170   10    220    what is left
+#   all                                                                                           600    700
 set -uo pipefail
 
 usage() {
