@@ -56,12 +56,16 @@ def test_what_no_tree_names_is_never_read_and_is_removed(bucket, tmp_path):
     work = written(tmp_path / "work", a="one", b="two")
     before = snapshots.publish(store, work, snapshots.whole(work), None)
     stray = written(tmp_path / "stray", c="half")
-    store.upload(stray / "c", "data/killed/c")  # a killed upload
+    store.upload(stray / "c", f"{snapshots.DATA}/20260101-000000-0a1b2c/c")  # a killed upload
+    theirs = {"data/c", f"{snapshots.DATA}/c"}
+    for name in theirs:
+        store.upload(stray / "c", name)
     assert set(snapshots.fetch(store, tmp_path / "read")[0]) == {"a", "b"}
     (work / "b").write_text("three")
     after = snapshots.publish(store, work, snapshots.whole(work), before)
     assert after[0]["a"] == before[0]["a"]  # by reference
-    assert set(store.sizes("data")) == {place for _, _, place in after[0].values()}
+    own = {place for _, _, place in after[0].values()}
+    assert set(store.sizes("")) == own | theirs | {snapshots.NAME}
     with pytest.raises(LostError):
         snapshots.publish(store, work, snapshots.whole(work), before)
 

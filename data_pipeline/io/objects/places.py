@@ -15,6 +15,7 @@ from data_pipeline.io.files import replacing
 from data_pipeline.io.objects.store import address_of
 
 PLACE, DEFAULT = "CV3JAX_STORES", "~/.cache/cv3jax/stores"
+FILES = "cv3jax-files"  # the folder of a run's objects at its address, which are written once
 ADDRESS = "address"
 TREE = ".tree"  # ends the name of the file beside a copy that says which objects it is of
 
@@ -76,7 +77,7 @@ def objects_near(address: str) -> dict[str, str]:
                 known |= {
                     digest: f"{home}/{place}"
                     for _, digest, place in files.values()
-                    if place.startswith("data/")  # others may have been replaced
+                    if place.startswith(f"{FILES}/")  # others may have been replaced
                 }
         except (OSError, ParseError, ValueError, KeyError, TypeError, AttributeError):
             continue

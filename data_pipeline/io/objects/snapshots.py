@@ -8,6 +8,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -20,7 +21,8 @@ from data_pipeline.io.objects import places
 from data_pipeline.io.objects.store import Found, Store
 
 NAME = "tree.json"
-DATA = "data"  # the folder of all other objects
+DATA = places.FILES
+_VERSION = re.compile(rf"{DATA}/\d{{8}}-\d{{6}}-[0-9a-f]{{6}}/")  # begins the names of objects
 AT_ONCE = 8  # files that are sent or fetched together
 TRIES = 4  # of a file that came cut or changed
 COPIED = 2**20  # bytes of a file from which the store is asked to copy it by itself
@@ -149,10 +151,10 @@ def publish(
         _send(store, folder, {name: files[name] for name in new}, pool, "" if plain else version)
     allowed()
     stamp = _write(store, files, stamp)
-    clean(store, files)
+    if not plain:
+        clean(store, files)
     gone = {place for _, _, place in old.values()} - {place for _, _, place in files.values()}
-    if plain and gone:
-        store.remove(sorted(gone))
+    store.remove(sorted(gone))
     return files, stamp
 
 
@@ -194,9 +196,13 @@ def _send(
 
 
 def clean(store: Store, files: Files) -> None:
-    """Remove the objects that no file is in: of earlier states, and of killed uploads."""
+    """Remove the objects that no file is in: of earlier states, and of killed uploads.
+
+    What has other names than those that `publish` gives is somebody else's.
+    """
     named = {place for _, _, place in files.values()}
-    store.remove([name for name in store.sizes(DATA) if name not in named])
+    ours = filter(_VERSION.match, store.sizes(DATA))
+    store.remove([name for name in ours if name not in named])
 
 
 def fetch(
