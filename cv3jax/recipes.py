@@ -18,7 +18,7 @@ from data_pipeline.io.errors import InputError
 # what every recipe has
 SECTIONS = ("stage", "seed", "mesh", "batch", "data", "model", "objective", "optim", "train")
 # fields that may also name an address in an object store
-STORED = ("cascade", "init_from")
+STORED = ("cascade", "init_from", "data.path")
 # files beside the recipes that are none
 SHARED = ("__init__", "common", "common_distillation", "common_lora")
 
@@ -252,11 +252,10 @@ def leaves(values: dict, prefix: str = "") -> dict[str, Any]:
 def _check_paths(values: dict) -> None:
     """Raise InputError where a field names a place that is none of this machine's file systems."""
     for name, value in leaves(values).items():
-        if name in STORED and re.match("(s3|gs)://[^/]", str(value)):
-            continue
         if isinstance(value, str) and value:
             for one in value.split(","):  # config.data.path may have several, with weights
-                local(one.strip() or ".", f"config.{name} =")
+                if name not in STORED or not re.match("(s3|gs)://[^/]", one.strip()):
+                    local(one.strip() or ".", f"config.{name} =")
 
 
 def _one_line(e: Exception) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from documents import flat, read, result
 from figure_sources_ablations import ablations
+from figure_sources_data import many_records, shuffle_windows
 from figure_sources_sampling import (
     evaluate,
     expansion,
@@ -260,6 +261,8 @@ SOURCES = (
     cascade,
     distill,
     loader,
+    shuffle_windows,
+    many_records,
     packaged,
     packaged_distances,
     guidance,

@@ -47,6 +47,8 @@ COPIED = (
     ("docs/benchmarks.md", "Attention kernels", "attention.md"),
     ("docs/guides/finetune.md", "A new word, measured", "lora_scenes.md"),
     ("docs/benchmarks.md", "Cascade against a single stage", "cascade.md"),
+    ("docs/benchmarks.md", "Windows of shards against the global shuffle", "shuffle_windows.md"),
+    ("docs/benchmarks.md", "Two billion records", "many_records.md"),
     ("docs/benchmarks.md", "Dataset build against planted faults", "data_build.md"),
     ("docs/benchmarks.md", "Serving under faults", "serve_soak.md"),
     ("docs/benchmarks.md", "Serving under faults", "serve_soak_scenes.md"),
