@@ -75,6 +75,9 @@ def check(words: list[str]) -> None:
             "1" if re.fullmatch(r"[A-Z]|\$\w+", word) and before.startswith("--") else word
             for before, word in zip(["", *given], given, strict=False)
         ]
+        # a path below a variable is one, and a recipe's variant does not change its fields
+        given = [re.sub(r"^\$\w+/", "/", word) for word in given]
+        given = [re.sub(r"^(--config=\w+)\$\w+$", r"\1", word) for word in given]
         given = [word for word in given if word[0] not in "…$"]
         parser._positional = None
         for group in (*parser._actions, *parser._mutually_exclusive_groups):

@@ -101,3 +101,19 @@ def test_an_out_that_is_a_link_is_made_where_it_points(tmp_path):
     converted(tmp_path / "link", "--vae", golden_models.files("micro") / "vae.safetensors")
     assert (tmp_path / "place" / "cascade.json").is_file()
     assert (tmp_path / "link").is_symlink()
+
+
+def test_encoders_alone_name_what_is_next(tmp_path, capsys):
+    folder = golden_models.files("micro")
+    vae, t5 = ("--vae", folder / "vae.safetensors"), ("--t5", folder / "t5")
+    out = converted(tmp_path / "a b", *vae, *t5)
+    assert (
+        f"--workdir WORKDIR --config.data.path=DATA --config.cascade='{out}'\n"
+        in capsys.readouterr().err
+    )
+    for given, missing in ((vae, "t5"), (t5, "vae")):
+        out = converted(tmp_path / missing, *given)
+        line = f"{out} has no {missing}: to train a stage, give --vae and --t5 in one command\n"
+        assert line in capsys.readouterr().err
+    converted(tmp_path / "stage", "--unet", folder / "unet.safetensors", *FLAGS)
+    assert "to train a stage" not in capsys.readouterr().err
