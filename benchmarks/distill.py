@@ -51,6 +51,7 @@ from cv3jax.training.train_step import create_state
 MOST = 1.05
 RECIPES = ("scenes_distill_base", "scenes_distill_relay")
 KINDS = ("guided", "guidance-conditioned")
+PASSES = ("teacher", "student")
 
 
 class Pieces(NamedTuple):
@@ -159,7 +160,9 @@ def counted(some: Pieces) -> dict[str, int]:
     }
 
 
-def seconds(some: Pieces, steps: int) -> dict[str, Callable[[], float]]:
+def seconds(
+    some: Pieces, steps: int, names: tuple[str, ...] = Pieces._fields
+) -> dict[str, Callable[[], float]]:
     """Compile, and return functions that return the seconds of one step and of its parts."""
 
     def training(run: Callable, args: tuple) -> Callable[[], Any]:
@@ -181,13 +184,10 @@ def seconds(some: Pieces, steps: int) -> dict[str, Callable[[], float]]:
 
         return call
 
-    calls = {
-        "step": training(*some.step),
-        "teacher": passing(*some.teacher),
-        "student": passing(*some.student),
-        "update": training(*some.update),
+    timed = {
+        name: measure.timed((passing if name in PASSES else training)(*getattr(some, name)))
+        for name in names
     }
-    timed = {name: measure.timed(call) for name, call in calls.items()}
     for call in timed.values():
         call()
     return {name: lambda call=call: call() / steps for name, call in timed.items()}

@@ -3,10 +3,8 @@
 The iteration X ← X p(XᵀX) multiplies X only by polynomials of its Gram matrix. So for X [m, n], m ≥
 n, all of it can be done on n×n matrices, and X is used twice: to compute XᵀX, and in the final
 product. For the convolutions of a UNet (m is 9 to 27 times n) this is a sixth of the arithmetic of
-the usual loop. Gram matrices of one width are processed together.
+the usual loop. Gram matrices of one width are processed together, a few in each chain of products.
 """
-
-from collections import defaultdict
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +16,9 @@ from cv3jax.distributed.partitioning import STACKED
 # (as in Polar Express, arXiv 2505.16932) for singular values in [0.01, 1], the range that AOL
 # scaling (arXiv 2512.04632) gives. The values end within 1 ± 0.27; smaller ones end below that.
 COEFFICIENTS = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
+
+# elements of the Gram matrices whose maps are computed in one chain of products
+TOGETHER = 1 << 17
 
 
 def matrix_shape(path: tuple, value: jax.Array) -> tuple[int, int, int]:
@@ -31,6 +32,15 @@ def matrix_shape(path: tuple, value: jax.Array) -> tuple[int, int, int]:
     return count, value.size // count // value.shape[-1], value.shape[-1]
 
 
+def product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return a @ b of symmetric matrices [K, n, n].
+
+    Written as aᵀ b, because XLA's CPU backend gives that form to Eigen, which divides a stack among
+    threads; a b goes to YNN, which computes a stack on one.
+    """
+    return a.mT @ b
+
+
 def orthogonal_map(gram: jax.Array) -> jax.Array:
     """Return Q, float32 [K, n, n], with (X Q)ᵀ(X Q) ≈ 1 for gram = XᵀX [K, n, n].
 
@@ -39,12 +49,12 @@ def orthogonal_map(gram: jax.Array) -> jax.Array:
     scale = jax.lax.rsqrt(jnp.maximum(jnp.abs(gram).sum(-1), 1e-30))
     gram = gram * scale[:, None, :] * scale[:, :, None]
     q = None
+    # all matrices are polynomials of one symmetric matrix: symmetric themselves, and they commute
     for i, (a, b, c) in enumerate(COEFFICIENTS):
-        p = a * jnp.eye(gram.shape[-1], dtype=gram.dtype) + b * gram + c * (gram @ gram)
-        q = p if q is None else q @ p
+        p = a * jnp.eye(gram.shape[-1], dtype=gram.dtype) + b * gram + c * product(gram, gram)
+        q = p if q is None else product(q, p)
         if i + 1 < len(COEFFICIENTS):
-            # all are polynomials of one matrix, so they commute, and p is symmetric
-            gram = p @ gram @ p
+            gram = product(p, product(gram, p))
     return q * scale[:, :, None]
 
 
@@ -58,11 +68,8 @@ def orthogonalize(tree):
     matrices = [value.reshape(matrix_shape(path, value)) for path, value in leaves]
     wide = [x.shape[1] < x.shape[2] for x in matrices]
     matrices = [x.mT if flip else x for x, flip in zip(matrices, wide, strict=True)]
-    same = defaultdict(list)  # width of the Gram matrix → the leaves
-    for i, x in enumerate(matrices):
-        same[x.shape[-1]].append(i)
     out = [None] * len(matrices)
-    for members in same.values():
+    for members in chains([x.shape for x in matrices]):
         q = orthogonal_map(jnp.concatenate([matrices[i].mT @ matrices[i] for i in members]))
         at = 0
         for i in members:
@@ -71,6 +78,22 @@ def orthogonalize(tree):
             out[i] = (x.mT if wide[i] else x).reshape(leaves[i][1].shape)
             at += len(matrices[i])
     return structure.unflatten(out)
+
+
+def chains(shapes: list[tuple[int, int, int]]) -> list[list[int]]:
+    """Return the positions of matrices [K, m, n], together where their maps are computed together.
+
+    Those have one n. A chain's Gram matrices have at most `TOGETHER` elements, unless one leaf's
+    have more.
+    """
+    done, open_ = [], {}
+    for i, (count, _, n) in enumerate(shapes):
+        size, members = open_.get(n, (0, []))
+        if members and (size + count) * n * n > TOGETHER:
+            done.append(members)
+            size, members = 0, []
+        open_[n] = (size + count, [*members, i])
+    return done + [members for _, members in open_.values()]
 
 
 def scale_by_muon(beta: float = 0.95) -> optax.GradientTransformation:

@@ -62,23 +62,28 @@ def loader(
     """
     return make_loader(
         records,
-        LoaderSettings(
-            batch_size=settings.batch.size,
-            image_size=settings.data.image_size,
-            seed=settings.seed,
-            crop=crop_settings(settings),
-            num_threads=settings.data.threads,
-            num_workers=settings.data.workers,
-            # where the step computes on the cores that decode, it comes first
-            niceness=BEHIND if jax.default_backend() == "cpu" else 0,
-            buckets=settings.data.sizes,
-            min_side=settings.data.min_side or 0,
-            max_damaged=settings.data.max_damaged,
-            window=settings.data.window,
-        ),
+        loader_settings(settings),
         tokenize=tokenize,
         rows=own_rows(mesh, settings.batch.size),
         prepare=prepare,
+    )
+
+
+def loader_settings(settings: StageSettings) -> LoaderSettings:
+    """Return the content and order of a stage's batches, and the threads that prepare them."""
+    return LoaderSettings(
+        batch_size=settings.batch.size,
+        image_size=settings.data.image_size,
+        seed=settings.seed,
+        crop=crop_settings(settings),
+        num_threads=settings.data.threads,
+        num_workers=settings.data.workers,
+        # where the step computes on the cores that decode, it comes first
+        niceness=BEHIND if jax.default_backend() == "cpu" else 0,
+        buckets=settings.data.sizes,
+        min_side=settings.data.min_side or 0,
+        max_damaged=settings.data.max_damaged,
+        window=settings.data.window,
     )
 
 
