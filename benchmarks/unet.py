@@ -36,6 +36,7 @@ DEFAULT = {
     "gpu": {"forward": "full", "train": "full"},
 }
 HUGE, BEFORE = "torch, huge pages", "before"
+CACHE = "JAX_COMPILATION_CACHE_DIR"  # so that ours compiles once for all rivals
 MOST = {"cpu": 1.0, "gpu": 0.8}
 LEAST_MFU = 0.6  # of the full size's train step, on a GPU
 CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}  # of the largest output
@@ -53,7 +54,7 @@ def compare(
 
         def command(side: str) -> list[str]:
             at = before if side == BEFORE else ROOT
-            own = ["env", f"PYTHONPATH={at}", f"JAX_COMPILATION_CACHE_DIR={folder}/compiled"]
+            own = ["env", f"PYTHONPATH={at}", f"{CACHE}={os.environ.get(CACHE, folder)}"]
             own += [f"{huge_pages.WISH}={huge_pages.VALUE}"] if side == HUGE else []
             asked = {"what": what, "size": size, "dtype": dtype, "folder": str(place(side))}
             return [
