@@ -135,6 +135,13 @@ def missed(figures: list[dict], kind: str, rival: str) -> list[str]:
     ]
 
 
+def others(path: Path | None, figures: list[dict]) -> list[dict]:
+    """Return the rows of a result file whose kind was not measured now."""
+    stored = json.loads(path.read_text())["rows"] if path and path.is_file() else []
+    measured = {row["what"] for row in figures}
+    return [row for row in stored if row["what"] not in measured]
+
+
 def rows(figures: list[dict]) -> list[tuple]:
     """Return the rows of the table."""
     return [
@@ -159,7 +166,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--what", choices=("forward", "train"), help="one of them alone")
+    parser.add_argument(
+        "--what", choices=("forward", "train"), help="one of them alone; FILE keeps the other"
+    )
     parser.add_argument(
         "--size",
         choices=SIZES,
@@ -196,7 +205,9 @@ def main() -> None:
         dtype = "float32" if kind == "cpu" else "bfloat16"
         before = args.before and args.before.resolve()
         row = compare(what, size, dtype, args.rounds, rivals, before)
+        row |= {name: facts[name] for name in ("date", "revision")}
         figures.append(with_mfu(row, jax.devices()[0].device_kind))
+    whole = sorted(others(args.json, figures) + figures, key=lambda row: row["what"])
     head = (
         "",
         "parameters",
@@ -208,8 +219,8 @@ def main() -> None:
         "ratio",
         "MFU",
     )
-    print(measure.table(head, rows(figures)) + "\nseconds and ratios: median (quartiles)")
-    measure.write_json(args.json, {**facts, "rows": figures})
+    print(measure.table(head, rows(whole)) + "\nseconds and ratios: median (quartiles)")
+    measure.write_json(args.json, {**facts, "rows": whole})
     if short := missed(figures, kind, judge):
         sys.exit("; ".join(short))
     return None
