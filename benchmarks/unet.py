@@ -89,6 +89,12 @@ def missed(figures: list[dict], kind: str, rival: str) -> list[str]:
     ]
 
 
+def others(path: Path | None, kinds: list[str]) -> list[dict]:
+    """Return the rows of a result file whose kind is not measured now."""
+    stored = json.loads(path.read_text())["rows"] if path and path.is_file() else []
+    return [row for row in stored if row["what"] not in kinds]
+
+
 def gigabytes(size: int | None) -> str:
     """Return a number of bytes in GB, or nothing where it is unknown."""
     return "" if size is None else f"{size / 1e9:.2f}"
@@ -121,7 +127,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--what", choices=("forward", "train"), help="one of them alone")
+    made.add_argument(
+        "--what", choices=("forward", "train"), help="one of them alone; FILE keeps the other"
+    )
     made.add_argument(
         "--size",
         choices=SIZES,
@@ -180,14 +188,18 @@ def main() -> None:
     facts = measure.facts(*(("torch", "diffusers") if {*rivals} - {BEFORE} else ()))
     print(json.dumps(facts, indent=2), flush=True)
     figures: list[dict] = []
-    for what in [args.what] if args.what else ["forward", "train"]:
+    kinds = [args.what] if args.what else ["forward", "train"]
+    kept = others(args.json, kinds)
+    for what in kinds:
         size = args.size or DEFAULT[kind][what]
         dtype = "float32" if kind == "cpu" else "bfloat16"
         earlier = list(figures)
 
         def keep(row: dict, earlier: list[dict] = earlier) -> None:
+            row |= {name: facts[name] for name in ("date", "revision")}
             figures[:] = [*earlier, with_mfu(row, jax.devices()[0].device_kind)]
-            measure.write_json(args.json, {**facts, "rows": figures})
+            whole = sorted([*kept, *figures], key=lambda row: row["what"])
+            measure.write_json(args.json, {**facts, "rows": whole})
 
         case = Case(what, size, dtype, args.batch, args.remat)
         checkout = args.before and args.before.resolve()
