@@ -156,6 +156,8 @@ def train(*, steps: int) -> ConfigDict:
             "keep": 3,
             "keep_every": 0,
             "export_every": 0,
+            "local_every": 0,
+            "local_dir": config_dict.placeholder(str),
             "skip_nonfinite": 0,
             "skip_spike": 0.0,
             "module_norms": False,

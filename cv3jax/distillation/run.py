@@ -40,6 +40,7 @@ from cv3jax.training import heartbeat
 from cv3jax.training.agreement import check_agreement
 from cv3jax.training.assessing import announce
 from cv3jax.training.changes import Asked, keep_history
+from cv3jax.training.local_saves import check_local
 from cv3jax.training.loop import Cadence, Work, train_loop
 from cv3jax.training.readable_config import keep_config
 from cv3jax.training.resume import Resumed, hold, record
@@ -80,6 +81,7 @@ def run(
     extras.check("distillation", "matplotlib", "tensorboardX")
     checkpoint_path(workdir, "--workdir")
     check_directory(workdir, "--workdir")
+    check_local(settings.stage.train.local)
     building.check_parts(settings.stage)
     with waiting("reading what the run depends on"):
         inputs = distill_inputs(settings)  # in every process

@@ -18,12 +18,14 @@ from cv3jax.optim.power_ema import steps_of
 from cv3jax.training import heartbeat, posthoc
 from cv3jax.training.evaluations import Evaluations
 from cv3jax.training.goodput import Account
+from cv3jax.training.local_saves import LocalSaves
 from cv3jax.training.metrics import MetricsLog, NoLog
 from cv3jax.training.prefetch import Prefetch
 from cv3jax.training.profiling import tracing
+from cv3jax.training.restoring import restored
 from cv3jax.training.skipping import Skips, not_finite
 from cv3jax.training.throughput import Throughput
-from cv3jax.training.train_step import TrainState, as_stored, from_stored, norms_of
+from cv3jax.training.train_step import TrainState, as_stored, norms_of
 from cv3jax.training.work import Cadence as Cadence
 from cv3jax.training.work import Work as Work
 from data_pipeline.io.errors import StoppedError, first_line
@@ -45,10 +47,10 @@ def train_loop(
 ) -> tuple[TrainState, dict[str, float]]:
     """Train until `cadence.steps` updates are done. Returns (the last state, seconds by kind).
 
-    It resumes from the newest checkpoint under `workdir`, or starts from `state`. The seconds are
-    those of all sittings. `record` and `resume_from` are kept with the checkpoints (see
-    `resume.record`). `before`: the steps of this process's earlier loops, by which the processes
-    agree on a last step.
+    It resumes from the newest checkpoint under `workdir` or on the machines' disks, or starts from
+    `state`. The seconds are those of all sittings. `record` and `resume_from` are kept with the
+    checkpoints (see `resume.record`). `before`: the steps of this process's earlier loops, by which
+    the processes agree on a last step.
 
     Loss and norms of every step are checked while the next step runs, and always before anything is
     saved. Meanwhile the next batch is fetched and placed. Evaluation and preview come after the
@@ -78,6 +80,8 @@ def train_loop(
     with contextlib.ExitStack() as at_end:  # in reverse order, whatever happens
         at_end.callback(manager.close)
         at_end.callback(work.data.close)
+        local = LocalSaves(cadence.local, workdir)
+        at_end.callback(local.close)
         batches = Prefetch(work.data, work.place)
         # `pending`: metrics that were not checked yet, on the device; `looked`: those since the
         # last logged line, also the checkpoint's
@@ -86,16 +90,15 @@ def train_loop(
         devices = jax.tree.leaves(work.like)[0].sharding.device_set
         speed = Throughput(work.speed.images, sorted(devices, key=lambda one: one.id))
         at_end.callback(account.close)
-        # a network file system may show them late to other processes
-        if (latest := processes.first("latest", manager.latest_step)) is not None:
-            with account.doing("checkpoint"), waiting(f"loading the checkpoint of step {latest}"):
-                run = runs.run_of(directory, latest)
-                state = runs.restore(manager, latest, as_stored(work.like), work.data)
-                state = from_stored(state, work.like, run.get("norms"))
+        with account.doing("checkpoint"):
+            found = restored(manager, local, work, record, resume_from, state)
+        if found is not None:
+            start, state, run = found.step, found.state, found.run
             skips = Skips(cadence.skip.most, run.get("skipped"))
             account.add(run.get("account", {"other": run["seconds"]}))
-            start, looked = latest, [tuple(pair) for pair in run["metrics"]]
+            looked = [tuple(pair) for pair in run["metrics"]]
             resume_from = run["resume_from"] if resume_from is None else resume_from
+        local.begin(start)
         log = (
             MetricsLog(workdir, name=work.name, start=start, steps=cadence.steps)
             if processes.main()
@@ -188,19 +191,19 @@ def train_loop(
             show = show and (work.preview or work.evaluate)
             kept = _due(step, cadence.save) or _due(step, cadence.keep_every)
             save = kept or last or stop
-            snapshot = step in snapshots
+            near, snapshot = local.due(step) and not save, step in snapshots
             export = (_due(step, cadence.export) or (save and work.exports_all)) and not last
             # the grace of a stop is for the checkpoint; the next start evaluates
             assess = evaluations.due(step) and not stop
             # what uses the state waits for it; otherwise this step runs while the one before it is
             # checked
-            settle(0 if show or save or export or assess or snapshot else 1)
+            settle(0 if show or save or near or export or assess or snapshot else 1)
             if show and work.evaluate:
                 # pictures go to the host
                 seen = waiting(f"evaluating step {step}")
                 with account.doing("evaluation"), jax.transfer_guard("allow"), seen:
                     log.image("preview", step, work.evaluate(state.ema, step))
-            if save:
+            if save or near:
                 with account.doing("checkpoint"):
                     runs.check_saved(manager)
                     run = {
@@ -211,7 +214,11 @@ def train_loop(
                         "norms": norms_of(state),
                         "resume_from": resume_from,
                     }
-                    runs.save(manager, step, as_stored(state), batches, {**record, **run})
+                    run = {**record, **run}
+                    if save:
+                        runs.save(manager, step, as_stored(state), batches, run)
+                    else:
+                        local.save(step, as_stored(state), batches, run)
             # the checkpoint is on the disk, whatever these do to this process
             if save and (export or assess or (show and work.preview)):
                 with account.doing("checkpoint"):

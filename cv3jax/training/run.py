@@ -23,6 +23,7 @@ from cv3jax.training.build import build
 from cv3jax.training.changes import RESUMABLE, Asked, check_allowed, keep_history
 from cv3jax.training.evaluations import read_best
 from cv3jax.training.inputs import stage_inputs
+from cv3jax.training.local_saves import check_local
 from cv3jax.training.loop import Cadence, Work, train_loop
 from cv3jax.training.parsing import stage_fields
 from cv3jax.training.readable_config import keep_config
@@ -81,6 +82,7 @@ def run(
     extras.check("training", "tensorboardX")
     checkpoint_path(workdir, "--workdir")
     check_directory(workdir, "--workdir")
+    check_local(settings.train.local)
     kind = kind or whole_stage(settings)
     with waiting("reading what the run depends on"):
         inputs = kind.inputs(settings)  # in every process

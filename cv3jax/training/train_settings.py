@@ -1,7 +1,8 @@
 """What a recipe says of the length of a run, and of how often it does what, typed and checked."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from cv3jax.fields import PATH, SWITCH, TEXT, Rule, check, field, number, require, whole
 
@@ -25,6 +26,13 @@ _FIGURE = Rule(
     lambda value: not value or value.startswith((f"{HELD_OUT}/", f"{PICTURES}/")),
     ("loss",),
 )
+
+
+class Local(NamedTuple):
+    """How often local checkpoints are written, and where."""
+
+    every: int = 0  # steps; 0: never
+    folder: Path | None = None  # on each machine's own disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +101,15 @@ class TrainSettings:
         _FIGURE,
         "",
     )
+    local_every: int = field(
+        "Steps between two checkpoints on each machine's own disk, from which a run that was killed"
+        " resumes if it finds its machines again; 0: none.",
+        whole(0),
+        0,
+    )
+    local_dir: str | None = field(
+        "Directory on each machine's own disk for the checkpoints of local_every.", PATH, None
+    )
 
     def __post_init__(self):
         """Raise InputError where a field breaks its rule."""
@@ -100,6 +117,8 @@ class TrainSettings:
         spike = self.skip_spike
         right = "0, or above 1 with train.skip_nonfinite above 0"
         require(spike == 0 or self.skip_nonfinite > 0, "train.skip_spike", spike, right)
+        every, right = self.local_every, "0 without train.local_dir, or give train.local_dir"
+        require(not every or bool(self.local_dir), "train.local_every", every, right)
         if self.best:
             self._check_best()
 
@@ -124,6 +143,11 @@ class TrainSettings:
     def metrics(self) -> tuple[str, ...]:
         """Return the names of the metrics, in order."""
         return tuple(name.strip() for name in self.eval_metrics.split(",") if name.strip())
+
+    @property
+    def local(self) -> Local:
+        """Return how often local checkpoints are written, and where."""
+        return Local(self.local_every, Path(self.local_dir) if self.local_every else None)
 
     @property
     def skip(self) -> "Skip":

@@ -8,6 +8,7 @@ from cv3jax.training.assessing import Assess
 from cv3jax.training.settings import TrainSettings
 from cv3jax.training.skipping import NOTHING, Skip
 from cv3jax.training.throughput import Speed
+from cv3jax.training.train_settings import Local
 from cv3jax.training.train_step import TrainState
 
 
@@ -30,6 +31,7 @@ class Cadence:
     eval: int = 0  # evaluations; also at the end
     posthoc: int = 0  # snapshots of power-function averages, over the run
     best: str = ""  # the figure of theirs by which a checkpoint stays
+    local: Local = Local()  # noqa: RUF009 (a named tuple cannot change)
 
     @classmethod
     def of(cls, train: TrainSettings, profile: range | None, posthoc: int = 0) -> "Cadence":
@@ -47,6 +49,7 @@ class Cadence:
             train.eval_every,
             posthoc,
             train.best,
+            train.local,
         )
 
 

@@ -31,12 +31,15 @@ from cv3jax.distributed.partitioning import abstract, tree_sharding, tree_specs
 from cv3jax.optim import optimizers
 from cv3jax.training import resume
 from cv3jax.training.loop import Cadence, Work, train_loop
+from cv3jax.training.train_settings import Local
 from cv3jax.training.train_step import TrainState, create_state, make_train_step
 from data_pipeline.images.decode import encode_png
 from data_pipeline.loading.loader import make_loader
 from data_pipeline.loading.settings import CropSettings, LoaderSettings
 
 BATCH, SIDE, WIDTH, LAYERS = 16, 8, 64, 2
+NO_LOCAL = Local()
+ALL = -2  # in place of one process
 PATIENCE = 8.0  # seconds; a machine that has other work may be late
 
 
@@ -131,10 +134,12 @@ def run(
     *,
     accumulate: int = 2,
     before=lambda step: None,
+    save: int = 0,
+    local: Local = NO_LOCAL,
 ) -> TrainState:
     """Train to `steps`, and resume from the checkpoints of `workdir`.
 
-    `before(step)` is called before each step.
+    `before(step)` is called before each step. `save`, `local`: when there are checkpoints.
     """
     create, like, data, place, step_fn = pieces(mesh, accumulate)
     count = 0
@@ -148,7 +153,7 @@ def run(
 
     with resume.hold(workdir):
         state = create() if not runs.steps(workdir / "checkpoints") else None
-        cadence = Cadence(steps, log=1, save=0, preview=0, keep=3)
+        cadence = Cadence(steps, log=1, save=save, preview=0, keep=3, local=local)
         return train_loop(Work("many", like, data, place, step), workdir, state, cadence, {})[0]
 
 
@@ -161,18 +166,25 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--who", type=int)
     parser.add_argument("--at", type=int)
     parser.add_argument("--what")
+    parser.add_argument("--fsdp", type=int, default=4)
+    parser.add_argument("--save", type=int, default=0)
+    parser.add_argument("--local", type=Path)
     args = parser.parse_args(argv)
     processes.start(args)
 
     def before(step: int) -> None:
         time.sleep(args.pause)
-        if step == args.at and jax.process_index() == args.who:
+        if step == args.at and args.who in (jax.process_index(), ALL):
             if args.what == "raise":
                 raise ZeroDivisionError("nothing divides by zero")
             os.kill(os.getpid(), getattr(signal, args.what))
 
+    local = NO_LOCAL
+    if args.local:  # each process has a disk of its own
+        local = Local(1, args.local / str(args.process_id))
+    mesh = make_mesh(data=8 // args.fsdp, fsdp=args.fsdp)
     with mock.patch.object(manifest, "settled", noting(args)):
-        run(args.workdir, args.steps, make_mesh(data=2, fsdp=4), before=before)
+        run(args.workdir, args.steps, mesh, before=before, save=args.save, local=local)
 
 
 def noting(args: argparse.Namespace):
@@ -206,8 +218,8 @@ def start(
 ) -> list[tuple]:
     """Train with `count` processes of 8 / `count` devices.
 
-    Process `who` does `what` before step `at`. `more`: other flags of `main`. Returns (exit code,
-    stderr) of each.
+    Process `who`, or ALL, does `what` before step `at`. `more`: other flags of `main`. Returns
+    (exit code, stderr) of each.
     """
     flags = {
         "workdir": workdir,

@@ -70,6 +70,8 @@ NO_STEP_FIELDS = {
     "train.keep": "what is written when",
     "train.keep_every": "what is written when",
     "train.export_every": "what is written when",
+    "train.local_every": "what is written when",
+    "train.local_dir": "what is written when",
     **dict.fromkeys(
         (f"train.eval_{name}" for name in ("every", "data", "records", "metrics", "pictures")),
         "what is evaluated: tests/training/test_heldout.py",

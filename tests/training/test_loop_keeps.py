@@ -5,6 +5,7 @@ It keeps checkpoints at intervals, cascades and previews. A failed preview does 
 
 import dataclasses
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,3 +135,6 @@ def test_a_recipe_sets_the_loops_cadence():
     cadence = Cadence.of(train, None)
     assert (cadence.keep_every, cadence.export, cadence.skip) == (40, 50, train.skip)
     assert (train.skip.most, train.skip.spike) == (6, 7.0)
+    assert cadence.local == (0, None)
+    local = dataclasses.replace(train, local_every=5, local_dir="/disk")
+    assert Cadence.of(local, None).local == (5, Path("/disk"))
