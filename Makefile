@@ -117,7 +117,7 @@ benchmarks: setup-torch setup-tpu setup-gpu
 	$(BIN)/python benchmarks/finetune_memory.py --out benchmarks/results || failed="$$failed finetune_memory"; \
 	[ -z "$$failed" ] || { echo "missed their bars:$$failed" >&2; exit 1; }
 
-# on a machine with a large GPU, under twelve minutes; PyTorch with CUDA and diffusers are the peer, and may be missing
+# on a machine with a large GPU, after pip install -e '.[cuda13]'; PyTorch with CUDA and diffusers are the peer, and may be missing
 gpu-session: setup
 	PYTHON=$(BIN)/python bash benchmarks/gpu_session.sh
 
