@@ -1,6 +1,7 @@
 """Outputs and datasets in buckets, and the copies that this machine keeps of addresses."""
 
 import collections
+import contextlib
 import itertools
 import os
 import shutil
@@ -166,6 +167,27 @@ def test_an_unchanged_file_is_read_once(bucket, monkeypatch):
     lease.release()
     assert hashed.count("large") == 2
     assert snapshots.read_tree(store)[0]["large"][1] == of(one.work / "large")
+
+
+def test_what_failed_once_is_published_later(bucket, monkeypatch):
+    store, upload, down = Store(f"{bucket}/later"), Store.upload, [False]
+    lease = Lease(store, "--out", 60)
+    one = mirror._Mirror(store, lease, True)
+    one.pull()
+
+    def fails(self, path, name):
+        if down[0]:
+            raise OSError(5, "the store is down")
+        upload(self, path, name)
+
+    monkeypatch.setattr(Store, "upload", fails)
+    for text, down[0] in (("one", False), ("two", True), ("three", False)):
+        (one.work / "index.html").write_text(text)
+        with contextlib.suppress(OSError):
+            one.publish()
+    lease.release()
+    assert store.read("index.html").data == b"three"
+    assert snapshots.read_tree(store)[0].keys() == {"index.html"}
 
 
 def test_a_large_part_is_copied_by_the_store(bucket, tmp_path, monkeypatch):

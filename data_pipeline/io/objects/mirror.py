@@ -90,6 +90,7 @@ class _Mirror:
         )
         self._tree: tuple | None = None
         self._seen: tuple = ()
+        self._failed = False  # to publish, the last time
         self._logs = time.monotonic()
         # name → (inode, size and time of a file when it was taken, when that was): of files that
         # are published, and of those that are about to be
@@ -141,9 +142,12 @@ class _Mirror:
             return
         shutil.rmtree(self._staging, ignore_errors=True)
         self._taking = {}
+        if self._failed:  # a part of what failed may have been written
+            self._tree = snapshots.read_tree(self._store)
         digests = self._stage()
         if not digests and self._tree is None:
             return  # a run that was refused
+        self._failed = True
         try:
             self._tree = snapshots.publish(
                 self._store,
@@ -160,6 +164,7 @@ class _Mirror:
             ) from e
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
+        self._failed = False
         self._taken |= self._taking
         self._logs = time.monotonic()
         self._keep()
