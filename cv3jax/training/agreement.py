@@ -10,7 +10,8 @@ from data_pipeline.io.bounded_json import OWN, parse_json
 from data_pipeline.io.errors import InputError
 from data_pipeline.records.digest import alike
 
-PER_MACHINE = ("data.threads", "data.workers", "profile")  # fields that may suit each machine
+# fields that may suit each machine
+PER_MACHINE = ("data.threads", "data.workers", "data.cache_dir", "data.cache_gb", "profile")
 MOST = 3  # differences that are named
 
 
