@@ -33,29 +33,29 @@ from pathlib import Path
 
 import numpy as np
 
-SHARD, BATCH, SEED = 20_000, 2048, 0
+BATCH, SEED = 2048, 0
 LIMIT = 2 * 10**9  # bytes of a process
 WINDOW = 64
 ROWS = 64  # of a batch, whose positions in a window are looked at
 DRAWN = 2**22  # sizes that are drawn; they recur
 
 
-def build(folder: Path, records: int) -> Path:
-    """Write a dataset of so many records, unless it is there."""
+def build(folder: Path, records: int, shard: int) -> Path:
+    """Write a dataset of so many records, `shard` in each shard, unless it is there."""
     from data_pipeline.images.decode import encode_png
     from data_pipeline.records.array_records import shard_name
     from data_pipeline.records.records import NAME, RecordWriter, make_record
     from data_pipeline.records.sizes import write_pieces
 
-    shards = records // SHARD
-    out = folder / f"records-{shards}"
+    shards = records // shard
+    out = folder / f"records-{records}-{shard}"
     if (out / "sizes.npy").exists():
         return out
-    first = folder / "shard"
+    first = folder / f"shard-of-{shard}"
     if not first.exists():
         image = encode_png(np.zeros((8, 8, 3), np.uint8))
         with RecordWriter(first, shards=1) as writer:
-            for number in range(SHARD):
+            for number in range(shard):
                 writer.write(make_record(image, "a square", key=str(number)))
     out.mkdir(exist_ok=True)
     source = first / shard_name(NAME, 0, 1)
@@ -71,7 +71,7 @@ def build(folder: Path, records: int) -> Path:
             source = copy
             os.link(source, target)
     info = json.loads((first / "dataset_info.json").read_text())
-    info["splits"][0]["shardLengths"] = [str(SHARD)] * shards
+    info["splits"][0]["shardLengths"] = [str(shard)] * shards
     (out / "dataset_info.json").write_text(json.dumps(info))
     (out / "features.json").write_bytes((first / "features.json").read_bytes())
     drawn = np.random.default_rng(SEED).integers(200, 2048, (DRAWN, 2), np.int32)
@@ -191,28 +191,31 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, help="where the dataset is written, and is kept")
     parser.add_argument("--records", type=int, default=2 * 10**9)
+    parser.add_argument("--shard", type=int, default=20_000, help="records of a shard")
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--before", metavar="REV", help="also measure the code of a commit")
     parser.add_argument("--sides", nargs="+", help="only these (default: all)")
     parser.add_argument("--out", type=Path, help="where many_records.json and .md are written")
     parser.add_argument("--work", nargs=2, metavar=("SIDE", "DATASET"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.records % SHARD or args.records < SHARD * WINDOW or args.batches < 1:
-        parser.error(f"--records must be a multiple of {SHARD:,}, at least {SHARD * WINDOW:,}")
     if args.work:
         work(Path(args.work[1]), args.work[0], args.batches)
         return
+    if min(args.records, args.shard, args.batches) < 1:
+        parser.error("--records, --shard and --batches must be at least 1")
+    if args.records % args.shard or args.records < args.shard * WINDOW:
+        parser.error(f"--records must be a multiple of --shard, at least {WINDOW} of it")
     import measure  # which imports JAX, and a loader's process has none
 
     with tempfile.TemporaryDirectory() as place:
         folder = args.folder or Path(place)
         folder.mkdir(parents=True, exist_ok=True)
-        data, results = build(folder, args.records), {}
+        data, results = build(folder, args.records, args.shard), {}
         for side, code in sides(Path(place), args.before).items():
             if args.sides and side not in args.sides:
                 continue
             command = [sys.executable, __file__, "--work", side, str(data)]
-            command += ["--batches", str(args.batches), "--records", str(args.records)]
+            command += ["--batches", str(args.batches)]
             done = subprocess.run(
                 command,
                 env={**os.environ, "PYTHONPATH": str(code)},

@@ -11,7 +11,9 @@ from cv3jax.training.feature_cache import check_view
 from cv3jax.training.frozen import frozen_description
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.objects.store import address_of
 from data_pipeline.io.progress import say
+from data_pipeline.loading.shares import parse
 
 FEATURES = "features"  # in the workdir
 
@@ -35,6 +37,9 @@ def cacheable(settings: StageSettings) -> tuple[Types, str]:
         return Types(None, None), f"the stage {settings.stage} trains on the pictures themselves"
     if settings.data.buckets:
         return Types(None, None), "config.data.buckets: a feature cache has one size"
+    path = settings.data.path
+    if path and any(address_of(each) for each, _ in parse(path)):
+        return Types(None, None), "config.data.path: a feature cache is made of records on a disk"
     half = settings.model["dtype"] == "bfloat16"
     latents: str | None = "float16" if half else "float32"
     text: str | None = "bfloat16" if half else "float32"

@@ -11,7 +11,14 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.records.digest import alike
 
 # fields that may suit each machine
-PER_MACHINE = ("data.threads", "data.workers", "profile", "train.local_dir")
+PER_MACHINE = (
+    "data.threads",
+    "data.workers",
+    "data.cache_dir",
+    "data.cache_gb",
+    "profile",
+    "train.local_dir",
+)
 MOST = 3  # differences that are named
 
 

@@ -85,6 +85,8 @@ def test_random_crops_leave_the_latents_out_and_buckets_everything():
     types, why = features.cacheable(settings_of(*FIXED, "data.buckets=8"))
     assert types == (None, None)
     assert "config.data.buckets" in why
+    types, why = features.cacheable(settings_of(*FIXED, "data.path=a,s3://b/a"))
+    assert (types, why.split(":")[0]) == ((None, None), "config.data.path")
     types, why = features.cacheable(settings_of(*FIXED, "objective.masked=True"))
     assert types == (None, "float32")
     assert "reads masks from the pictures" in why

@@ -32,6 +32,8 @@ BEFORE = Path(__file__).parent / "written_before"
 EXPECTED = json.loads((BEFORE / "expected.json").read_text())
 VARIANTS = ("", ":autoencoder", ":distilled")
 OFF = {
+    "data.shuffle": "global",
+    "data.cache_gb": 100.0,
     "objective.huber_c": 0.1,
     "objective.huber_schedule": "constant",
     "objective.timesteps": "uniform",
