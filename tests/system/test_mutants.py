@@ -70,6 +70,7 @@ NO_STEP_FIELDS = {
     "train.keep": "what is written when",
     "train.keep_every": "what is written when",
     "train.export_every": "what is written when",
+    "train.wandb": "who is told: tests/training/test_wandb.py",
     **dict.fromkeys(
         (f"train.eval_{name}" for name in ("every", "data", "records", "metrics", "pictures")),
         "what is evaluated: tests/training/test_heldout.py",
