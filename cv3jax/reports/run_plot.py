@@ -96,7 +96,8 @@ def _draw(axes: "Axes", panel: Panel, found: dict[str, list[tuple[int, float]]])
     axes.grid(alpha=0.25, which="both", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if len(found) > 1:
-        axes.legend(fontsize=8, ncols=2 if len(found) > 6 else 1, frameon=False)
+        beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+        axes.legend(fontsize=8, frameon=False, **beside)
 
 
 def _by_number(item: tuple[str, list]) -> tuple[str, int]:

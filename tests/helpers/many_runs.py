@@ -6,6 +6,7 @@ call it too.
 """
 
 import argparse
+import functools
 import os
 import signal
 import socket
@@ -88,13 +89,14 @@ def denoiser(layout: Layout):
     return loss
 
 
-def pieces(mesh, accumulate: int = 2):
+def pieces(mesh, accumulate: int = 2, posthoc: bool = False):
     """Return (create, like, data, place, step) as `build` does."""
     # eps: without it adam makes steps of what rounding leaves of a gradient that is zero
     tx = optimizers.make_optimizer(
         optimizers.OptimizerSettings("adamw", eps=1e-5), optax.constant_schedule(1e-2)
     )
-    shape = jax.eval_shape(lambda key: create_state(init, tx, key), jax.random.key(0))
+    make = functools.partial(create_state, init, tx, posthoc=posthoc)
+    shape = jax.eval_shape(make, jax.random.key(0))
     with mock.patch.object(partitioning, "MIN_SIZE", 256):
         layout, shardings = (
             Layout(mesh, tree_specs(shape.params, mesh), "float32"),
@@ -111,9 +113,7 @@ def pieces(mesh, accumulate: int = 2):
     )
 
     def create():
-        return jax.jit(lambda key: create_state(init, tx, key), out_shardings=shardings)(
-            jax.random.key(0)
-        )
+        return jax.jit(make, out_shardings=shardings)(jax.random.key(0))
 
     return (
         create,
@@ -125,13 +125,19 @@ def pieces(mesh, accumulate: int = 2):
 
 
 def run(
-    workdir: Path, steps: int, mesh, *, accumulate: int = 2, before=lambda step: None
+    workdir: Path,
+    steps: int,
+    mesh,
+    *,
+    accumulate: int = 2,
+    before=lambda step: None,
+    posthoc: int = 0,
 ) -> TrainState:
     """Train to `steps`, and resume from the checkpoints of `workdir`.
 
-    `before(step)` is called before each step.
+    `before(step)` is called before each step. posthoc: snapshots of power-function averages.
     """
-    create, like, data, place, step_fn = pieces(mesh, accumulate)
+    create, like, data, place, step_fn = pieces(mesh, accumulate, bool(posthoc))
     count = 0
 
     def step(state, batch):
@@ -143,7 +149,7 @@ def run(
 
     with resume.hold(workdir):
         state = create() if not runs.steps(workdir / "checkpoints") else None
-        cadence = Cadence(steps, log=1, save=0, preview=0, keep=3)
+        cadence = Cadence(steps, log=1, save=0, preview=0, keep=3, posthoc=posthoc)
         return train_loop(Work("many", like, data, place, step), workdir, state, cadence, {})[0]
 
 
@@ -156,6 +162,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--who", type=int)
     parser.add_argument("--at", type=int)
     parser.add_argument("--what")
+    parser.add_argument("--posthoc", type=int)
     args = parser.parse_args(argv)
     processes.start(args)
 
@@ -166,7 +173,8 @@ def main(argv: list[str]) -> None:
                 raise ZeroDivisionError("nothing divides by zero")
             os.kill(os.getpid(), getattr(signal, args.what))
 
-    run(args.workdir, args.steps, make_mesh(data=2, fsdp=4), before=before)
+    mesh = make_mesh(data=2, fsdp=4)
+    run(args.workdir, args.steps, mesh, before=before, posthoc=args.posthoc)
 
 
 def free_port() -> int:
@@ -184,6 +192,7 @@ def start(
     what: str = "",
     who: int = -1,
     at: int = -1,
+    posthoc: int = 0,
 ) -> list[tuple]:
     """Train with `count` processes of 8 / `count` devices.
 
@@ -196,6 +205,7 @@ def start(
         "what": what,
         "who": who,
         "at": at,
+        "posthoc": posthoc,
         "patience": PATIENCE,
     }
     return together(
