@@ -162,7 +162,7 @@ setup(
         "heic": ["pillow-heif>=1.0,<2"],  # HEIC, which Pillow does not read
         "s3": ["s3fs>=2026.2,<2027"],  # a --workdir in s3://
         "gcs": ["gcsfs>=2026.2,<2027"],  # a --workdir in gs://
-        "wandb": ["wandb>=0.20,<1"],  # `--config.metrics.wandb`
+        "wandb": ["wandb>=0.22,<0.40"],  # --config.train.wandb=PROJECT
         "hub": ["huggingface_hub>=1.0,<3"],  # `Cascade.load("owner/name")` and `push_to_hub`
         "torch": ["torch>=2.6,<3"],  # .pt files in and out
         "expand": ["httpx>=0.28,<1"],  # `cv3jax sample --expand URL`

@@ -161,6 +161,7 @@ def train(*, steps: int) -> ConfigDict:
             "skip_nonfinite": 0,
             "skip_spike": 0.0,
             "module_norms": False,
+            "wandb": "",
             "eval_every": 2000,
             "eval_data": config_dict.placeholder(str),
             "eval_records": 256,

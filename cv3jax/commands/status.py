@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from cv3jax.commands import arguments as command_line
-from cv3jax.training.stored_status import read_any
+from cv3jax.training.stored_status import last_lines_of, read_any
+from data_pipeline.io import extras
 from data_pipeline.io.arguments import Parser, check_name
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import STDOUT, add_json, check_json, reporting
+from data_pipeline.io.files import check_file, replacing
 from data_pipeline.io.objects.store import address_of
 from data_pipeline.io.terminal import tell, visible
 
 EXAMPLE = """cv3jax status runs/base --watch 60
+  cv3jax status runs/base --plot base.png
   cv3jax status runs/sweep/*
   cv3jax status s3://bucket/base"""
 WIDTH, HEIGHT = 64, 8  # of the plot, in characters
@@ -40,6 +43,15 @@ def parser() -> Parser:
         metavar="SECONDS",
         help="print it again every so many seconds until all runs are over (default: 10)",
     )
+    made.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png",
+        help=(
+            "also draw the run's curves into this file: losses, held-out losses by noise level,"
+            " images a second, MFU, learning rates and norms of the gradient"
+        ),
+    )
     add_json(made)
     return made
 
@@ -52,6 +64,13 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--watch {args.watch}: must be 1 or more")
     if args.watch is not None and args.json == STDOUT:
         raise InputError("--watch does not go with --json -, which prints one object")
+    if args.plot is not None:
+        if len(args.workdir) > 1:
+            raise InputError("--plot is of one run; give one WORKDIR")
+        if args.plot.suffix != ".png":
+            raise InputError(f"--plot {args.plot}: give a name that ends with .png")
+        check_file(args.plot, "--plot")
+        extras.check("--plot", "matplotlib")
     for one in args.workdir:
         if address_of(one):
             continue
@@ -63,6 +82,8 @@ def main(argv: list[str] | None = None) -> None:
             found = [read_any(one) for one in args.workdir]
             if len(found) == 1:
                 tell("\n".join(lines(found[0])))
+                if args.plot is not None:
+                    write_plot(args.plot, found[0])
             else:
                 tell("\n".join(map(short, found)))
             if args.watch is None or all(one["state"] in OVER for one in found):
@@ -70,6 +91,19 @@ def main(argv: list[str] | None = None) -> None:
             time.sleep(args.watch)
             tell()
         report({"runs": found})
+
+
+def write_plot(path: Path, status: dict[str, Any]) -> None:
+    """Write the curves of a run as a PNG. Raises InputError where it has no line yet."""
+    from cv3jax.reports.run_plot import run_plot
+
+    said = f"{status['workdir']}: {status['name'] or 'a run'}, {_progress(status)}"
+    try:
+        picture = run_plot(last_lines_of(status["workdir"]), visible(said, 120))
+    except ValueError as e:
+        raise InputError(f"--plot: {status['workdir']}: {e} yet") from e
+    with replacing(path) as temporary:
+        temporary.write_bytes(picture)
 
 
 def short(status: dict[str, Any]) -> str:

@@ -36,7 +36,7 @@ from cv3jax.distillation.teachers import taught
 from cv3jax.distributed import processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.recipes import Source
-from cv3jax.training import heartbeat
+from cv3jax.training import heartbeat, wandb_run
 from cv3jax.training.agreement import check_agreement
 from cv3jax.training.assessing import announce
 from cv3jax.training.changes import Asked, keep_history
@@ -79,6 +79,7 @@ def run(
         OSError: something could not be written; what was there before remains.
     """
     extras.check("distillation", "matplotlib", "tensorboardX")
+    wandb_run.check(settings.stage.train.wandb)
     checkpoint_path(workdir, "--workdir")
     check_directory(workdir, "--workdir")
     check_local(settings.stage.train.local)

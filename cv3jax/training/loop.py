@@ -26,6 +26,7 @@ from cv3jax.training.restoring import restored
 from cv3jax.training.skipping import Skips, not_finite
 from cv3jax.training.throughput import Throughput
 from cv3jax.training.train_step import TrainState, as_stored, norms_of
+from cv3jax.training.wandb_run import WandbRun
 from cv3jax.training.work import Cadence as Cadence
 from cv3jax.training.work import Work as Work
 from data_pipeline.io.errors import StoppedError, first_line
@@ -99,11 +100,11 @@ def train_loop(
             looked = [tuple(pair) for pair in run["metrics"]]
             resume_from = run["resume_from"] if resume_from is None else resume_from
         local.begin(start)
-        log = (
-            MetricsLog(workdir, name=work.name, start=start, steps=cadence.steps)
-            if processes.main()
-            else NoLog()
-        )
+        log = NoLog()
+        if processes.main():
+            config = record.get("config", {})
+            more = WandbRun(cadence.wandb, workdir, config) if cadence.wandb else None
+            log = MetricsLog(workdir, name=work.name, start=start, steps=cadence.steps, more=more)
         at_end.callback(log.close)
         heartbeat.note(name=work.name, step=start, steps=cadence.steps, doing=lambda: account.now)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cv3jax.training.wandb_run import WandbRun
 from data_pipeline.io import progress
 from data_pipeline.io.bounded_json import parse_json
 from data_pipeline.io.errors import InputError, naming
@@ -28,12 +29,23 @@ class MetricsLog:
     on a full disk, and wait for a clock that was set back.
     """
 
-    def __init__(self, workdir: str | Path, *, name: str, start: int, steps: int):
-        """Open the log under `workdir` for a run from step `start` to `steps`."""
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        name: str,
+        start: int,
+        steps: int,
+        more: WandbRun | None = None,
+    ):
+        """Open the log under `workdir` for a run from step `start` to `steps`.
+
+        more: what gets the numbers and the previews too.
+        """
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self.path = Path(workdir) / "metrics.jsonl"
+        self.path, self._more = Path(workdir) / "metrics.jsonl", more
         kept = [line for line in read_lines(self.path) if line["step"] <= start]
         with replacing(self.path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -70,6 +82,8 @@ class MetricsLog:
             self._file.flush()
         numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
         self._show(step, *(scalar(name, value) for name, value in numbers.items()))
+        if self._more:
+            self._more.write(step, numbers)
         self._shown |= {name: f"{values[name]:.4g}" for name in SHOWN if name in values}
         self._bar.set_postfix(self._shown, refresh=False)
 
@@ -78,10 +92,14 @@ class MetricsLog:
         from tensorboardX import summary
 
         self._show(step, summary.image(name, image, dataformats="HWC"))
+        if self._more:
+            self._more.image(name, step, image)
 
     def close(self) -> None:
         """Close the bar and the files."""
         self._bar.close()
+        if self._more:
+            self._more.close()
         # everything was flushed when it was written, and errors were reported then
         with contextlib.suppress(OSError):
             self._board.close()

@@ -16,7 +16,7 @@ from cv3jax.distributed import processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.fields import Described
 from cv3jax.recipes import Source
-from cv3jax.training import heartbeat, profiling
+from cv3jax.training import heartbeat, profiling, wandb_run
 from cv3jax.training.agreement import check_agreement
 from cv3jax.training.assessing import Assess, announce, make_assess
 from cv3jax.training.build import build
@@ -80,6 +80,7 @@ def run(
         OSError: something could not be written; the checkpoints before it remain.
     """
     extras.check("training", "tensorboardX")
+    wandb_run.check(settings.train.wandb)
     checkpoint_path(workdir, "--workdir")
     check_directory(workdir, "--workdir")
     check_local(settings.train.local)

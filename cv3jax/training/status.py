@@ -98,6 +98,11 @@ def read_status(workdir: str, now: float | None = None) -> dict[str, Any]:
     }
 
 
+def last_lines(workdir: str) -> list[dict]:
+    """Return the last 4 MB of a run's lines of metrics, oldest first. Raises as `read_status`."""
+    return _lines(storage.join(_place_of_loop(workdir), "metrics.jsonl"))
+
+
 def _state(beat: dict | None, now: float) -> tuple[str, str]:
     """Return how a run is, and why."""
     if beat is None:

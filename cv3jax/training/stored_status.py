@@ -1,10 +1,12 @@
 """The status of a run whose workdir is an address, by the few small files that tell it."""
 
+import contextlib
 import fnmatch
 import json
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,27 @@ def read_any(workdir: str, now: float | None = None) -> dict[str, Any]:
     return status.read_status(workdir, now) if address is None else _read(Store(address), now)
 
 
+def last_lines_of(workdir: str) -> list[dict]:
+    """Return what `status.last_lines` does, of a path or an address. Raises as `read_any`."""
+    address = address_of(workdir)
+    if address is None:
+        return status.last_lines(workdir)
+    with _fetched(Store(address)) as place:
+        return status.last_lines(str(place))
+
+
 def _read(store: Store, now: float | None) -> dict[str, Any]:
+    with _fetched(store) as place:
+        _beat_of_lease(store, place / heartbeat.FILE)
+        try:
+            return {**status.read_status(str(place), now), "workdir": store.address}
+        except InputError as e:
+            raise InputError(str(e).replace(str(place), store.address)) from e
+
+
+@contextlib.contextmanager
+def _fetched(store: Store) -> Iterator[Path]:
+    """Yield a directory with the files of a run that tell its status, for the block."""
     with tempfile.TemporaryDirectory(prefix="cv3jax-") as folder:
         place = Path(folder)
         tree = snapshots.fetch(store, place, _wanted)
@@ -42,11 +64,7 @@ def _read(store: Store, now: float | None) -> dict[str, Any]:
         for name, about in _wanted(tree[0]).items():
             if (when := _published(about[2])) is not None:
                 os.utime(place / name, (when, when))
-        _beat_of_lease(store, place / heartbeat.FILE)
-        try:
-            return {**status.read_status(folder, now), "workdir": store.address}
-        except InputError as e:
-            raise InputError(str(e).replace(folder, store.address)) from e
+        yield place
 
 
 def _wanted(files: snapshots.Files) -> snapshots.Files:

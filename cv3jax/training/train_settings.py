@@ -1,6 +1,7 @@
 """What a recipe says of the length of a run, and of how often it does what, typed and checked."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +20,13 @@ _SPIKE = Rule(
 )
 _TEXT = dataclasses.replace(TEXT, right="a path, scenes, or empty")
 _NAMES = dataclasses.replace(TEXT, right="names of metrics with commas between, or empty")
+_PROJECT = Rule(
+    "str",
+    "PROJECT or ENTITY/PROJECT, or empty",
+    TEXT.typed,
+    lambda value: re.fullmatch(r"([\w.-]{1,128}/)?[\w.-]{1,128}|", value, re.ASCII) is not None,
+    ("a/b/c",),
+)
 _FIGURE = Rule(
     "str",
     f"a name that begins with {HELD_OUT}/ or {PICTURES}/, or empty",
@@ -109,6 +117,12 @@ class TrainSettings:
     )
     local_dir: str | None = field(
         "Directory on each machine's own disk for the checkpoints of local_every.", PATH, None
+    )
+    wandb: str = field(
+        "Project of Weights & Biases that gets the metrics and previews too, such as team/base;"
+        " empty: none.",
+        _PROJECT,
+        "",
     )
 
     def __post_init__(self):

@@ -32,6 +32,7 @@ class Cadence:
     posthoc: int = 0  # snapshots of power-function averages, over the run
     best: str = ""  # the figure of theirs by which a checkpoint stays
     local: Local = Local()  # noqa: RUF009 (a named tuple cannot change)
+    wandb: str = ""  # project of Weights & Biases
 
     @classmethod
     def of(cls, train: TrainSettings, profile: range | None, posthoc: int = 0) -> "Cadence":
@@ -50,6 +51,7 @@ class Cadence:
             posthoc,
             train.best,
             train.local,
+            train.wandb,
         )
 
 

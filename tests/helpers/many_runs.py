@@ -6,6 +6,7 @@ call it too.
 """
 
 import argparse
+import functools
 import os
 import signal
 import socket
@@ -91,13 +92,14 @@ def denoiser(layout: Layout):
     return loss
 
 
-def pieces(mesh, accumulate: int = 2):
+def pieces(mesh, accumulate: int = 2, posthoc: bool = False):
     """Return (create, like, data, place, step) as `build` does."""
     # eps: without it adam makes steps of what rounding leaves of a gradient that is zero
     tx = optimizers.make_optimizer(
         optimizers.OptimizerSettings("adamw", eps=1e-5), optax.constant_schedule(1e-2)
     )
-    shape = jax.eval_shape(lambda key: create_state(init, tx, key), jax.random.key(0))
+    make = functools.partial(create_state, init, tx, posthoc=posthoc)
+    shape = jax.eval_shape(make, jax.random.key(0))
     with mock.patch.object(partitioning, "MIN_SIZE", 256):
         layout, shardings = (
             Layout(mesh, tree_specs(shape.params, mesh), "float32"),
@@ -114,9 +116,7 @@ def pieces(mesh, accumulate: int = 2):
     )
 
     def create():
-        return jax.jit(lambda key: create_state(init, tx, key), out_shardings=shardings)(
-            jax.random.key(0)
-        )
+        return jax.jit(make, out_shardings=shardings)(jax.random.key(0))
 
     return (
         create,
@@ -136,12 +136,14 @@ def run(
     before=lambda step: None,
     save: int = 0,
     local: Local = NO_LOCAL,
+    posthoc: int = 0,
 ) -> TrainState:
     """Train to `steps`, and resume from the checkpoints of `workdir`.
 
-    `before(step)` is called before each step. `save`, `local`: when there are checkpoints.
+    `before(step)` is called before each step. `save`, `local`: when there are checkpoints. posthoc:
+    snapshots of power-function averages.
     """
-    create, like, data, place, step_fn = pieces(mesh, accumulate)
+    create, like, data, place, step_fn = pieces(mesh, accumulate, bool(posthoc))
     count = 0
 
     def step(state, batch):
@@ -153,7 +155,7 @@ def run(
 
     with resume.hold(workdir):
         state = create() if not runs.steps(workdir / "checkpoints") else None
-        cadence = Cadence(steps, log=1, save=save, preview=0, keep=3, local=local)
+        cadence = Cadence(steps, log=1, save=save, preview=0, keep=3, posthoc=posthoc, local=local)
         return train_loop(Work("many", like, data, place, step), workdir, state, cadence, {})[0]
 
 
@@ -169,6 +171,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--fsdp", type=int, default=4)
     parser.add_argument("--save", type=int, default=0)
     parser.add_argument("--local", type=Path)
+    parser.add_argument("--posthoc", type=int)
     args = parser.parse_args(argv)
     processes.start(args)
 
@@ -184,7 +187,15 @@ def main(argv: list[str]) -> None:
         local = Local(1, args.local / str(args.process_id))
     mesh = make_mesh(data=8 // args.fsdp, fsdp=args.fsdp)
     with mock.patch.object(manifest, "settled", noting(args)):
-        run(args.workdir, args.steps, mesh, before=before, save=args.save, local=local)
+        run(
+            args.workdir,
+            args.steps,
+            mesh,
+            before=before,
+            save=args.save,
+            local=local,
+            posthoc=args.posthoc,
+        )
 
 
 def noting(args: argparse.Namespace):
@@ -214,6 +225,7 @@ def start(
     what: str = "",
     who: int = -1,
     at: int = -1,
+    posthoc: int = 0,
     **more: object,
 ) -> list[tuple]:
     """Train with `count` processes of 8 / `count` devices.
@@ -228,6 +240,7 @@ def start(
         "what": what,
         "who": who,
         "at": at,
+        "posthoc": posthoc,
         "patience": PATIENCE,
         **more,
     }

@@ -72,6 +72,7 @@ NO_STEP_FIELDS = {
     "train.export_every": "what is written when",
     "train.local_every": "what is written when",
     "train.local_dir": "what is written when",
+    "train.wandb": "who is told: tests/training/test_wandb.py",
     **dict.fromkeys(
         (f"train.eval_{name}" for name in ("every", "data", "records", "metrics", "pictures")),
         "what is evaluated: tests/training/test_heldout.py",
