@@ -63,7 +63,6 @@ KNOWN_OLD = {
     "loader": "8bb82c3",
     "loop": "3adc93b",
     "packaged": "997779c",
-    "unet": "3adc93b",
 }
 # results that a script made with other flags → that script
 MADE_BY = {"serve_soak_scenes": "serve_soak", "eval_overhead_base": "eval_overhead"}
