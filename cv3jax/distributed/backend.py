@@ -17,6 +17,7 @@ from data_pipeline.io.progress import say
 
 POOL = "XLA_CLIENT_MEM_FRACTION"
 OLD_POOL = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # JAX refuses both names at once
+SLOW = 1.0  # JAX's own seconds of compiling from which on a program is kept
 POOL_FRACTION = 0.9  # JAX's own default is .75; NCCL, cuDNN and the driver need the rest
 
 
@@ -159,9 +160,11 @@ def prefer_cpu(devices: Path = Path("/dev")) -> None:
 def keep_compiled() -> None:
     """Keep compiled programs in ~/.cache/cv3jax/xla, so that a second start compiles nothing again.
 
-    JAX_COMPILATION_CACHE_DIR overrides this. Where there is no writable home directory, as in a
-    container of a user without one, a message says that nothing is kept.
+    JAX_COMPILATION_CACHE_DIR overrides this. Small programs are kept too, of which a run has
+    hundreds. Where there is no writable home directory, as in a container of a user without one, a
+    message says that nothing is kept.
     """
+    _keep_small()
     if (directory := _in_home(".cache", "cv3jax", "xla")) is not None:
         _default("jax_compilation_cache_dir", str(directory))
     elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -169,6 +172,18 @@ def keep_compiled() -> None:
             "cv3jax: there is no home directory for the compilation cache, so every start compiles"
             " again; set JAX_COMPILATION_CACHE_DIR=DIR to keep compiled programs in DIR"
         )
+
+
+def _keep_small() -> None:
+    """Have JAX keep programs that it compiled within a second, unless the environment says else."""
+    option = "jax_persistent_cache_min_compile_time_secs"
+    if "jax" not in sys.modules:
+        os.environ.setdefault(option.upper(), "0")
+        return
+    import jax
+
+    if option.upper() not in os.environ and getattr(jax.config, option) == SLOW:
+        jax.config.update(option, 0.0)
 
 
 def _in_home(*names: str) -> Path | None:
