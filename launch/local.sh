@@ -38,6 +38,17 @@ shift $((OPTIND - 1)) # the -- is skipped too
 [[ $restarts =~ ^[0-9]+$ ]] || usage "-r $restarts is not a number of restarts"
 [ $# -gt 0 ] || usage "no command"
 
+# compiled programs stay beside the workdir, where each later start of the command finds them
+if [ -z "${JAX_COMPILATION_CACHE_DIR:-}" ]; then
+  workdir=$(printf '%s\n' "$@" | sed -n -e 's/^--workdir=//p' -e '/^--workdir$/{n;p;}' | tail -n 1)
+  case $workdir in
+    *://*/?* | /?*) JAX_COMPILATION_CACHE_DIR=$(dirname "$workdir")/.cache/xla ;;
+    *://* | "" | /) ;; # a whole bucket, or a command without a workdir
+    *) JAX_COMPILATION_CACHE_DIR=$PWD/$(dirname "$workdir")/.cache/xla ;;
+  esac
+  if [ -n "${JAX_COMPILATION_CACHE_DIR:-}" ]; then export JAX_COMPILATION_CACHE_DIR; fi
+fi
+
 gpus=0
 if [ "$processes" -gt 1 ] && command -v nvidia-smi >/dev/null; then gpus=$(nvidia-smi --list-gpus | grep -c '^GPU'); fi
 if [ $((gpus % processes)) -ne 0 ]; then usage "$gpus GPUs cannot be shared evenly by $processes processes"; fi

@@ -28,6 +28,16 @@ if [ -z "${SLURM_JOB_ID:-}" ]; then
   echo "launch/slurm.sh: not in a Slurm job; start it with sbatch, as in sbatch --nodes=4 launch/slurm.sh -- $*" >&2
   exit 2
 fi
+# compiled programs stay beside the workdir, where each later start of the command finds them
+if [ -z "${JAX_COMPILATION_CACHE_DIR:-}" ]; then
+  workdir=$(printf '%s\n' "$@" | sed -n -e 's/^--workdir=//p' -e '/^--workdir$/{n;p;}' | tail -n 1)
+  case $workdir in
+    *://*/?* | /?*) JAX_COMPILATION_CACHE_DIR=$(dirname "$workdir")/.cache/xla ;;
+    *://* | "" | /) ;; # a whole bucket, or a command without a workdir
+    *) JAX_COMPILATION_CACHE_DIR=$PWD/$(dirname "$workdir")/.cache/xla ;;
+  esac
+  if [ -n "${JAX_COMPILATION_CACHE_DIR:-}" ]; then export JAX_COMPILATION_CACHE_DIR; fi
+fi
 logs=${LOGS:-cv3jax-$SLURM_JOB_ID}
 mkdir -p "$logs" || exit 1
 

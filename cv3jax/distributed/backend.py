@@ -156,14 +156,14 @@ def prefer_cpu(devices: Path = Path("/dev")) -> None:
 def keep_compiled() -> None:
     """Keep compiled programs in ~/.cache/cv3jax/xla, so that a second start compiles nothing again.
 
-    These are all programs, however small: a start has dozens, and compiling one takes 30 ms.
-    JAX_COMPILATION_CACHE_DIR overrides this. Where there is no writable home directory, as in a
+    These are all programs, however small: a start has dozens, and compiling one takes 30 ms. JAX's
+    own limit of a second is overridden by JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS alone, and the
+    directory by JAX_COMPILATION_CACHE_DIR. Where there is no writable home directory, as in a
     container of a user without one, a message says that nothing is kept.
     """
+    _default("jax_persistent_cache_min_compile_time_secs", "0", unset=1.0)
     if (directory := _in_home(".cache", "cv3jax", "xla")) is not None:
-        if _default("jax_compilation_cache_dir", str(directory)):
-            # JAX's own limit of a second is for slow places; here reading is faster than compiling
-            _default("jax_persistent_cache_min_compile_time_secs", "0", unset=1.0)
+        _default("jax_compilation_cache_dir", str(directory))
     elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         say(
             "cv3jax: there is no home directory for the compilation cache, so every start compiles"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -85,3 +86,38 @@ def test_every_place_is_in_the_document():
         for path in LAUNCH.iterdir()
         if path.is_file() and f"launch/{path.name}" not in text
     ] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        (("--workdir=/runs/base",), "/runs/.cache/xla"),
+        (("--workdir", "/runs/stages/base/"), "/runs/stages/.cache/xla"),
+        (("--workdir=runs/base", "--workdir=runs/last"), f"{ROOT}/runs/.cache/xla"),
+        (("--workdir=gs://bucket/runs/base",), "gs://bucket/runs/.cache/xla"),
+        (("--workdir=s3://bucket/base",), "s3://bucket/.cache/xla"),
+        (("--workdir=s3://bucket",), "none"),
+        ((), "none"),
+    ],
+    ids=lambda value: str(value),
+)
+@pytest.mark.parametrize("script", ["task.sh", "local.sh"])
+def test_compiled_programs_stay_beside_the_workdir(script, arguments, kept):
+    command = [LAUNCH / script, "--", "sh", "-c", 'echo "${JAX_COMPILATION_CACHE_DIR:-none}"', "x"]
+    env = {name: x for name, x in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    for given, found in (({}, kept), ({"JAX_COMPILATION_CACHE_DIR": "/mine"}, "/mine")):
+        done = subprocess.run(
+            [*command, *arguments], env={**env, **given}, cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.stdout == f"{found}\n", done.stderr
+
+
+def test_the_launchers_keep_programs_in_the_same_way():
+    """Slurm runs a copy of its script, which finds no other file."""
+    blocks = {
+        re.search(r"^# compiled programs stay.*?^fi$", path.read_text(), re.MULTILINE | re.DOTALL)[
+            0
+        ]
+        for path in (LAUNCH / "task.sh", LAUNCH / "local.sh", LAUNCH / "slurm.sh")
+    }
+    assert len(blocks) == 1
