@@ -61,6 +61,7 @@ LONG = (
     "distill",
     "distill_rounds",
     "hosts",
+    "five_stages",
     "train",
     "train_ends",
     "sharding",

@@ -36,7 +36,9 @@ def forked_commands(folder: Path, environment: dict[str, str]) -> Iterator[Path]
     folder.mkdir(parents=True)
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{__file__}" "{place}" "$@"\n')
     program.chmod(0o755)
-    server = subprocess.Popen([sys.executable, __file__, str(place)], env=environment)
+    # its streams are pipes, because those of its children are: Python would seek in files
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    server = subprocess.Popen([sys.executable, __file__, str(place)], env=environment, **streams)
     try:
         while not place.exists():
             assert server.poll() is None, "the process that imports has ended"
@@ -44,7 +46,7 @@ def forked_commands(folder: Path, environment: dict[str, str]) -> Iterator[Path]
         yield program
     finally:
         server.terminate()
-        server.wait()
+        server.communicate()
 
 
 def serve(place: str) -> None:

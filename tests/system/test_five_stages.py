@@ -101,8 +101,11 @@ def test_the_held_out_loss_is_there_by_noise_level(rehearsal):
 def test_pictures_and_scores_are_made(rehearsal):
     root, done = rehearsal
     assert len(list((root / "runs" / "pictures").glob("*.png"))) >= 4
-    for name in ("relay", "fast"):
+    for name, steps in (("relay", (2, 2)), ("fast", (1, 1))):
         report = json.loads((root / "runs" / "scores" / name / "report.json").read_text())
-        assert report
-    assert "named" in done.stdout
+        assert (report["pictures"], list(report["metrics"])) == (2, ["named"])
+        drawn = report["drawing"]
+        assert drawn["size"] == [64, 64]
+        assert tuple(drawn["made_by"][stage]["steps"] for stage in ("base", "relay")) == steps
+    assert f"A: {root / 'runs' / 'scores' / 'fast'}\n" in done.stdout
     assert done.stdout.count("finished") >= len(RUNS)
