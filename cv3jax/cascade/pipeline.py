@@ -125,10 +125,7 @@ class Cascade:
         return jax.device_put(value, where)
 
     def put_images(self, value: np.ndarray | jax.Array) -> jax.Array:
-        """Put `value` [B, H, W, C], latents or pixels, on the devices as `images_sharding` says.
-
-        Raises InputError where H does not divide.
-        """
+        """Put latents or pixels [B, H, W, C] on the devices. Raises InputError as `check_rows`."""
         if self.mesh is None:
             return jnp.asarray(value)
         check_rows(self.mesh, value.shape[1])
