@@ -53,6 +53,11 @@ COPIED = (
     ("docs/benchmarks.md", "Serving under faults", "serve_soak.md"),
     ("docs/benchmarks.md", "Serving under faults", "serve_soak_scenes.md"),
     ("docs/scale/compile.md", "What the compiler says of the paper's stages", "compile_time.md"),
+    (
+        "docs/scale/compile.md",
+        "Flags that overlap collectives with computation",
+        "overlap.md",
+    ),
 )
 # results from before they recorded their commit → the commit that stored them; never a new one
 KNOWN_OLD = {

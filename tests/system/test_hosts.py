@@ -139,7 +139,7 @@ def test_each_process_hashes_what_it_wrote_and_nothing_else(two):
     hashed = [(two / f"hashed.{i}").read_text().split() for i in (0, 1)]
     covered = load_json(checkpoint / manifest.NAME)["files"]
     written = {name for name in covered if "ocdbt.process_1/" in name}
-    assert len(written) > 2
+    assert len(written) >= 2
     assert set(hashed[1]) == written
     assert not set(hashed[0]) & written
     data = [name for names in hashed for name in names if "/d/" in name]
