@@ -33,6 +33,7 @@ from data_pipeline.cli import COMMANDS as DATA_COMMANDS
 COPIED = (
     ("docs/benchmarks.md", "UNet against diffusers in PyTorch", "unet.md"),
     ("docs/benchmarks.md", "One session on a GPU", "gpu_plan.md"),
+    ("docs/benchmarks.md", "First picture", "first_picture.md"),
     ("docs/benchmarks.md", "Training loop against the bare step", "loop.md"),
     (
         "docs/benchmarks.md",
