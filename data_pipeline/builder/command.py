@@ -171,7 +171,7 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     finally:
         logging.disable(logging.NOTSET)
     options = beam_options(args.more)
-    # where Beam cannot write there, this machine publishes what it has built
+    # without a cluster, this machine publishes what it has built
     place = dataset(Path(args.out), overwrite=args.overwrite) if own_store(args) else None
     with place or contextlib.nullcontext(args.out) as out:
         report = build(units, str(out), settings, options, overwrite=args.overwrite)
@@ -191,10 +191,11 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def own_store(args: argparse.Namespace) -> bool:
-    """Return whether this machine builds alone for an address that Beam does not reach."""
-    if not storage.is_remote(args.out) or any(word.startswith("--runner") for word in args.more):
+    """Return whether this machine builds alone for an address of which the library is installed."""
+    address = address_of(args.out)
+    if address is None or any(word.startswith("--runner") for word in args.more):
         return False
-    return address_of(args.out) is not None and not storage.has_store(args.out)
+    return importlib.util.find_spec("s3fs" if address.startswith("s3://") else "gcsfs") is not None
 
 
 def check_places(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 Only addresses with a scheme need Beam.
 """
 
+import functools
 import glob
 import importlib.util
 import os
@@ -192,6 +193,15 @@ def remove(paths: Iterable[str]) -> None:
 def _systems():
     """Return Beam's FileSystems. Raises InputError where Beam is not installed."""
     extras.load("apache_beam", "an object store")
-    from apache_beam.io.filesystems import FileSystems
+    return _with_options()
 
+
+@functools.cache
+def _with_options():
+    """Return Beam's FileSystems, with empty options if no pipeline set any: S3 needs some."""
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    if FileSystems._pipeline_options is None:  # a worker has its pipeline's
+        FileSystems.set_options(PipelineOptions([]))
     return FileSystems

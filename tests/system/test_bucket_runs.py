@@ -5,16 +5,19 @@ those of a run on this machine's disk that was never stopped.
 """
 
 import subprocess
+from pathlib import Path
 
 import bucket_runs
 import pytest
 import subprocesses
 import tiny_runs
+from image_shards import tar
 from states import assert_equal, leaves, untimed
 
 from cv3jax.checkpoints import runs
 from cv3jax.training.metrics import read_lines
 from data_pipeline.io.objects.reading import local
+from data_pipeline.records.records import open_records
 
 STEPS, SAVE_EVERY = 60, 10
 FIELDS = (
@@ -22,26 +25,41 @@ FIELDS = (
     f"train.steps={STEPS}",
     f"train.save_every={SAVE_EVERY}",
     "train.log_every=5",
+    "data.shuffle=windows:2",
 )
 PROMPT = "a small green star, black background"
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """Return the workdir of the run on this machine's disk."""
-    workdir = tmp_path_factory.mktemp("alone") / "base"
-    subprocesses.run("cv3jax", "train", *tiny_runs.argv("base", workdir, *FIELDS))
-    return workdir
+    """Return the place of a dataset's input, and of the run on this machine's disk."""
+    place = tmp_path_factory.mktemp("alone")
+    records = open_records(tiny_runs.scenes())
+    pairs = ((f"{n:03d}", records[n]) for n in range(len(records)))
+    files = [
+        (f"{name}.{end}", data)
+        for name, record in pairs
+        for end, data in (("png", record["image"]), ("txt", record["caption"].encode()))
+    ]
+    tar(place / "0.tar", files)
+    subprocesses.run("cv3jax", *built(place, str(place / "data")))
+    fields = (*FIELDS, f"data.path={place / 'data'}")
+    subprocesses.run("cv3jax", "train", *tiny_runs.argv("base", place / "base", *fields))
+    return place
+
+
+def built(place: Path, out: str) -> tuple[str, ...]:
+    return ("data", "build", "--input", str(place / "0.tar"), "--out", out)
 
 
 @pytest.mark.parametrize("kind", ["s3", "gs"])
 def test_a_whole_run_in_a_bucket_is_the_run_on_a_disk(kind, alone, tmp_path):
     with bucket_runs.bucket(kind, tmp_path / "machines", seed=7) as bucket:
         address, log = bucket.address, tmp_path / "log"
-        scenes = ("data", "scenes", "--num", "64", "--size", "64", "--out", f"{address}/scenes")
-        bucket.run(*scenes)
+        bucket.run(*built(alone, f"{address}/data"))
         bucket.put(tiny_runs.trained("vae").workdir / "cascade", "vae")
-        given = tiny_runs.argv("base", f"{address}/base", *FIELDS, f"cascade={address}/vae")
+        read = (f"data.path={address}/data", f"data.cache_dir={tmp_path / 'shards'}")
+        given = tiny_runs.argv("base", f"{address}/base", *FIELDS, *read, f"cascade={address}/vae")
         first = bucket.start(log, "train", *given)
         try:
             bucket_runs.wait_for(lambda: "process" in bucket.holder("base"), first, log)
@@ -66,8 +84,8 @@ def test_a_whole_run_in_a_bucket_is_the_run_on_a_disk(kind, alone, tmp_path):
         assert f"cv3jax: fetching {address}/base" in resumed.stderr
         assert f"{address}/base/cascade" in resumed.stderr
         whole = bucket.fetched("base", tmp_path / "base")
-        assert_equal(leaves(whole, STEPS), leaves(alone, STEPS))
-        curves = [untimed(read_lines(one / "metrics.jsonl")) for one in (whole, alone)]
+        assert_equal(leaves(whole, STEPS), leaves(alone / "base", STEPS))
+        curves = [untimed(read_lines(one / "metrics.jsonl")) for one in (whole, alone / "base")]
         assert curves[0] == curves[1]
         # another machine finds the other parts
         parts = runs.run_of(whole / "checkpoints", STEPS)["cascade"]["parts"]
