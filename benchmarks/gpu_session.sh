@@ -19,7 +19,7 @@
 # cores, but XLA times its kernels too. That of torch.compile, 50 forward and 100 with gradients, is a guess.
 #
 #   section   what                                                        weights  compile  run  in all  limit
-#   check     versions, devices                                                                   10     60
+#   check     versions, devices                                                                   10    120
 #   forward   2.9 B, 8 × 64², bfloat16, beside torch.compile with cuDNN        30       65    5    100    150
 #   sampling  50 + 10 and 4 + 1 steps, 4 × 1024², with T5-XXL                  25       75   30    130    165
 #   decode    4096² in tiles of 1024, and whole                                 5       20   15     40     75
@@ -115,7 +115,7 @@ run() {
 }
 
 echo "gpu_session: $size on $device, at most $seconds s; results in $out"
-run check $((seconds < 60 ? seconds : 60)) "$python" "$here/gpu_session.py" check --out "$out" --device "$device" \
+run check $((seconds < 120 ? seconds : 120)) "$python" "$here/gpu_session.py" check --out "$out" --device "$device" \
   ${revision:+--revision "$revision"}
 checked=$?
 cat "$out/check.log"

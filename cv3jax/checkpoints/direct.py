@@ -21,12 +21,13 @@ SMALL = 2**28  # bytes of a part, which are in memory twice while it is read
 def is_small(place: Path, like: Any) -> bool:
     """Return whether `read` is for the part at `place`.
 
-    like: its shapes, dtypes and shardings. A part that has no readable store is not.
+    like: its shapes, dtypes and shardings, or None for what is stored, which orbax reads. A part
+    that has no readable store is not.
     """
     leaves = jax.tree.leaves(like)
     alone = all(isinstance(leaf.sharding, SingleDeviceSharding) for leaf in leaves)
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
-    return alone and size <= SMALL and bool(stored_sizes.stored_shapes(place))
+    return bool(leaves) and alone and size <= SMALL and bool(stored_sizes.stored_shapes(place))
 
 
 def read(place: Path, like: Any) -> Any:

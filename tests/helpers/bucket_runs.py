@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import time
@@ -105,5 +104,5 @@ def wait_for(come: Callable[[], bool], process: subprocess.Popen, log: Path) -> 
 
 def kill(process: subprocess.Popen) -> None:
     """End a process at once, wherever it is."""
-    os.kill(process.pid, 9)
+    process.kill()
     process.wait(60)

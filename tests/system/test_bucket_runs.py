@@ -58,7 +58,8 @@ def test_a_whole_run_in_a_bucket_is_the_run_on_a_disk(kind, alone, tmp_path):
         address, log = bucket.address, tmp_path / "log"
         bucket.run(*built(alone, f"{address}/data"))
         bucket.put(tiny_runs.trained("vae").workdir / "cascade", "vae")
-        read = (f"data.path={address}/data", f"data.cache_dir={tmp_path / 'shards'}")
+        shards = ("data.cache_gb=0.1", f"data.cache_dir={tmp_path / 'shards'}")
+        read = (f"data.path={address}/data", *shards)
         given = tiny_runs.argv("base", f"{address}/base", *FIELDS, *read, f"cascade={address}/vae")
         first = bucket.start(log, "train", *given)
         try:
