@@ -128,10 +128,10 @@ def test_a_directory_comes_back_on_another_machine(bucket, tmp_path, monkeypatch
     monkeypatch.setenv("CV3JAX_STORES", str(tmp_path / "one"))
     with mirrored(address) as work:
         written(work / "cascade", **{"cascade.json": "{}"})
-        written(work, log="1")
+        written(work, log="1\r")
     monkeypatch.setenv("CV3JAX_STORES", str(tmp_path / "two"))
     with mirrored(address) as work:
-        assert (work / "log").read_text() == "1"
+        assert (work / "log").read_bytes() == b"1\r"
     place = local(address)
     assert (place / "cascade" / "cascade.json").exists()
     assert not (place / "log").exists()
