@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bad_input import refused
 
-from cv3jax.checkpoints import cascades, manifest, runs, streaming, writing
+from cv3jax.checkpoints import cascades, manifest, paths, runs, streaming, writing
 from data_pipeline.io.errors import InputError
 
 TREE = {"a": {"kernel": jnp.ones((4, 4)), "bias": jnp.zeros(3)}, "b": jnp.arange(5), "c": 1.0}
@@ -94,7 +94,7 @@ def test_what_lacks_arrays_is_not_signed(name, save, tmp_path, monkeypatch):
 
     Then orbax writes every array to such a path, but the checkpoint does not collect them.
     """
-    monkeypatch.setattr(writing, "_PATTERN", re.compile("(?!)"))
+    monkeypatch.setattr(paths, "_PATTERN", re.compile("(?!)"))
     (tmp_path / name).mkdir()
     with pytest.raises(OSError, match=r"of its \d arrays were not written, such as a"):
         save(tmp_path / name / "vae")
