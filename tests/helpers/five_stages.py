@@ -9,13 +9,13 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import subprocesses
 from build_inputs import jpeg
 from caption_answers import KEY, MODEL
 from documents import read
-from forked_commands import forked_commands
 from golden_models import files
 from image_shards import tar
 from tiny_runs import SMALLEST
@@ -100,11 +100,14 @@ def values(root: Path, endpoint: str) -> dict[str, str]:
 def rehearse(root: Path, script: str) -> subprocess.CompletedProcess:
     """Run a script of bash whose `cv3jax` is this checkout's."""
     environment = subprocesses.environment(OPENAI_API_KEY=KEY)
-    with forked_commands(root / "bin", environment) as program:
-        return subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            env={**environment, "PATH": f"{program.parent}:{os.environ['PATH']}"},
-            capture_output=True,
-            text=True,
-            timeout=1500,
-        )
+    program = root / "bin" / "cv3jax"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m cv3jax "$@"\n')
+    program.chmod(0o755)
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        env={**environment, "PATH": f"{program.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )

@@ -52,7 +52,7 @@ def built(place: Path, out: str) -> tuple[str, ...]:
     return ("data", "build", "--input", str(place / "0.tar"), "--out", out)
 
 
-@pytest.mark.parametrize("kind", ["s3", "gs"])
+@pytest.mark.parametrize("kind", ["s3", pytest.param("gs", marks=pytest.mark.slow)])
 def test_a_whole_run_in_a_bucket_is_the_run_on_a_disk(kind, alone, tmp_path):
     with bucket_runs.bucket(kind, tmp_path / "machines", seed=7) as bucket:
         address, log = bucket.address, tmp_path / "log"
