@@ -9,7 +9,7 @@ from data_pipeline.io import extras
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_directory
 from data_pipeline.io.objects import lease, snapshots
-from data_pipeline.io.objects.mirror import lease_seconds, mirrored
+from data_pipeline.io.objects.mirror import check_own, lease_seconds, mirrored
 from data_pipeline.io.objects.places import mark
 from data_pipeline.io.objects.store import Store, address_of
 
@@ -56,16 +56,12 @@ def dataset(out: Path, *, overwrite: bool, flag: str = "--out") -> Iterator[Path
     held = lease.Lease(store, flag, lease_seconds())
     try:
         tree = snapshots.read_tree(store)
-        if tree is not None and not overwrite:
+        if tree and tree[0] and not overwrite:
             raise InputError(
                 f"{flag} {address} already holds a dataset; give --overwrite to replace it, or"
                 " another address"
             )
-        if tree is None and {*store.sizes("")} - {lease.NAME}:
-            raise InputError(
-                f"{flag} {address} holds objects that no command of cv3jax published; give a new"
-                " address"
-            )
+        check_own(store, flag)
         place = mark(address) / "dataset"
         shutil.rmtree(place, ignore_errors=True)
         yield place
