@@ -11,6 +11,10 @@ from data_pipeline.io.objects.outputs import output
 from data_pipeline.io.objects.places import place_of
 from data_pipeline.io.objects.store import Store
 from data_pipeline.records.records import open_records
+from data_pipeline.scenes import command
+from data_pipeline.scenes.dataset import build
+
+KEPT = {"dataset", "dataset.json"}  # of a dataset that is to be published
 
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
@@ -66,6 +70,36 @@ def test_a_failed_first_upload_is_followed_by_another(bucket, tmp_path):
     assert sum(".array_record-" in name for name in names(address)) == 1
     assert names(address) == {*snapshots.read_tree(Store(address))[0], snapshots.NAME}
     assert len(open_records(reading.local(address))) == 6
+
+
+def test_a_dataset_that_was_not_published_is_not_made_again(bucket, monkeypatch, capsys):
+    address = f"{bucket}/kept"
+    with pytest.MonkeyPatch.context() as patch:
+        failing(patch)
+        with pytest.raises(OSError, match="stored cut"):
+            scenes(address, 3)
+    built = []
+    monkeypatch.setattr(command, "build", lambda *a, **b: built.append(a) or build(*a, **b))
+    scenes(address, 3)
+    assert not built
+    out, err = capsys.readouterr()
+    assert "it is published now" in err
+    assert f"6 scenes of the train split in {address}" in out
+    assert len(open_records(reading.local(address))) == 6
+    assert {path.name for path in place_of(address).iterdir()}.isdisjoint(KEPT)
+    scenes(address, 3, "--overwrite")
+    assert len(built) == 1
+
+
+def test_another_command_makes_its_own_dataset(bucket):
+    address = f"{bucket}/other"
+    with pytest.MonkeyPatch.context() as patch:
+        failing(patch)
+        with pytest.raises(OSError, match="stored cut"):
+            scenes(address, 3)
+    assert {path.name for path in place_of(address).iterdir()} > KEPT
+    scenes(address, 2)
+    assert sum(".array_record-" in name for name in names(address)) == 2
 
 
 def test_links_are_left_out_and_kept_here(bucket, tmp_path, capsys):
