@@ -7,6 +7,7 @@ pays. Stopped or killed, the same command resumes; several processes share the s
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 from cv3jax import recipes
 from cv3jax.checkpoints import cascades
@@ -121,8 +122,9 @@ def main(argv: list[str] | None = None) -> None:
 
     began = time.monotonic()
     latents, text = (None if value == "none" else value for value in (args.latents, args.text))
-    with dataset(args.out, overwrite=args.overwrite) as out, reporting(args.json) as report:
-        figures = run(
+
+    def make(out: Path) -> dict[str, Any]:
+        return run(
             settings,
             out.absolute(),
             latents=latents,
@@ -132,6 +134,10 @@ def main(argv: list[str] | None = None) -> None:
             overwrite=args.overwrite,
             share=share,
         )
+
+    with reporting(args.json) as report:
+        asked = [vars(args), overrides]
+        figures = dataset(args.out, make, asked, overwrite=args.overwrite)
         figures["seconds"] = time.monotonic() - began
         tell_json(figures)
         report(figures)

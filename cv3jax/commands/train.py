@@ -108,7 +108,7 @@ def train_adapter(
         try:
             return run(settings, workdir, resume_from, allowed, source, scorers)
         except StoppedError:
-            say_trial(settings, workdir)
+            say_trial(settings, args.workdir)
             raise
 
     made = ("adapter", "lora/adapter.safetensors", lambda: say_trial(used[0], args.workdir))
@@ -116,10 +116,15 @@ def train_adapter(
 
 
 def say_trial(settings: LoraSettings, workdir: Path) -> None:
-    """Say which command draws with the adapter that a run has written, where a command can."""
+    """Say which command draws with the adapter that a run has written, where a command can.
+
+    None can with that of an address: `--lora` takes a path.
+    """
     from cv3jax.training.data import open_data
 
-    if not processes.main() or not (workdir / "lora" / "adapter.safetensors").is_file():
+    if not processes.main() or address_of(workdir) is not None:
+        return
+    if not (workdir / "lora" / "adapter.safetensors").is_file():
         return
     try:
         _, description = cascades.read_cascade(settings.base)

@@ -25,6 +25,7 @@ from cv3jax.training.frozen import frozen_description
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, StoppedError, counted
+from data_pipeline.io.objects.places import public
 from data_pipeline.io.progress import say
 from data_pipeline.io.shares import Share
 from data_pipeline.records.feature_cache import payload
@@ -88,8 +89,8 @@ def run(
             f" {len(lacking)} of {len(records.lengths)}"
         )
     else:
-        figures |= {"out": str(out), "bytes": sum(path.stat().st_size for path in out.iterdir())}
-        said = f"{out} has all {counted(len(records), 'record')}"
+        figures |= {"out": public(out), "bytes": sum(path.stat().st_size for path in out.iterdir())}
+        said = f"{public(out)} has all {counted(len(records), 'record')}"
     say(f"cv3jax: {counted(figures['made'], 'record')} encoded; {said}")
     return figures
 

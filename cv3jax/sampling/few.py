@@ -182,7 +182,7 @@ def sample_few(
         "sheet": public(out / "contact_sheet.png"),
     }
     if expanding is not None and expanding.ablation:
-        figures["ablation"] = str(save_ablation(out, jobs, num))
+        figures["ablation"] = public(save_ablation(out, jobs, num))
     return figures
 
 

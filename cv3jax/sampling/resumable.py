@@ -218,7 +218,7 @@ def sample_many(
         else:
             figures["index"] = public(out / INDEX)
             if texts is not None and expanding.ablation:
-                figures["sheet"] = str(save_ablation(out, list(jobs), num))
+                figures["sheet"] = public(save_ablation(out, list(jobs), num))
             said = (
                 f"{public(out)} has all {counted(len(jobs), 'picture')}, and {INDEX} has their"
                 " prompts and seeds"

@@ -7,7 +7,6 @@ After it was killed, the same command resumes.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -171,10 +170,14 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     finally:
         logging.disable(logging.NOTSET)
     options = beam_options(args.more)
-    # without a cluster, this machine publishes what it has built
-    place = dataset(Path(args.out), overwrite=args.overwrite) if own_store(args) else None
-    with place or contextlib.nullcontext(args.out) as out:
-        report = build(units, str(out), settings, options, overwrite=args.overwrite)
+
+    def make(out: Path | str) -> dict[str, Any]:
+        return build(units, str(out), settings, options, overwrite=args.overwrite)
+
+    if own_store(args):  # without a cluster, this machine publishes what it has built
+        report = dataset(Path(args.out), make, vars(args), overwrite=args.overwrite)
+    else:
+        report = make(args.out)
     tell(
         f"{report['kept']:,} of {report['items']:,} items ({report['kept_bytes'] / 2**20:,.1f} MiB"
         f" of images) in {args.out}"

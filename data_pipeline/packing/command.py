@@ -6,6 +6,7 @@ For filters, deduplication and several machines use `cv3jax data build`.
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from data_pipeline.io.arguments import Parser, add_input, add_output, add_threads
@@ -43,10 +44,12 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     # this imports the libraries that read and write records, which --help does not need
     from data_pipeline.packing.pack import pack
 
-    with dataset(args.out, overwrite=args.overwrite) as out:
-        report = pack(
+    def make(out: Path) -> dict[str, Any]:
+        return pack(
             args.input, out, shards=args.shards, overwrite=args.overwrite, workers=args.threads
         )
+
+    report = dataset(args.out, make, vars(args), overwrite=args.overwrite)
     tell(
         f"{counted(report['records'], 'record')} ({report['bytes'] / 2**20:,.1f} MiB of images) in"
         f" {address_of(args.out) or args.out}, {report['seconds']} s"

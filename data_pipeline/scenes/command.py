@@ -4,6 +4,7 @@ The heldout split has combinations of colour and shape that the train split neve
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from data_pipeline.io.arguments import Parser, add_output
@@ -72,8 +73,11 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         relational=args.relational,
         new=args.new,
     )
-    with dataset(args.out, overwrite=args.overwrite) as out:
-        count = build(out, settings, shards=args.shards, overwrite=args.overwrite)
+
+    def make(out: Path) -> dict[str, int]:
+        return {"records": build(out, settings, shards=args.shards, overwrite=args.overwrite)}
+
+    count = dataset(args.out, make, vars(args), overwrite=args.overwrite)["records"]
     place = address_of(args.out) or args.out
     tell(f"{counted(count, 'scene')} of the {args.split} split in {place}")
     return {"records": count, "split": args.split, "seed": args.seed, "size": args.size}

@@ -69,6 +69,8 @@ def test_somebody_elses_objects_are_not_replaced(bucket, tmp_path):
     Store(f"{bucket}/theirs").upload(tmp_path / "x", "x")
     with pytest.raises(InputError, match="holds objects that no command of cv3jax published"):
         main(["scenes", "--num", "2", "--out", f"{bucket}/theirs", "--overwrite"])
+    with pytest.raises(InputError, match="that no command of cv3jax published"):
+        output(f"{bucket}/theirs").__enter__()
     assert names(f"{bucket}/theirs") == {"x"}
 
 

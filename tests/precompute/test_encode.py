@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -27,6 +28,7 @@ from cv3jax.precompute import shard
 from cv3jax.precompute.encoders import stored
 from data_pipeline import cli as data_cli
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.objects.places import mark
 from data_pipeline.loading.crops import fit
 from data_pipeline.records.feature_cache import open_cache, payload, read_identity
 from data_pipeline.records.records import RecordWriter, open_records
@@ -266,3 +268,11 @@ def test_the_command_line_finds_it(monkeypatch, capsys):
     assert "example:\n  cv3jax data encode --config=relay_1024 --input" in capsys.readouterr().out
     assert " ".join(cli.usage().split()).count("data encode make latents and text") == 1
     assert "\n  encode " in data_cli.usage()
+
+
+def test_figures_of_an_address_name_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CV3JAX_STORES", str(tmp_path))
+    out = mark("s3://bucket/features") / "dataset"
+    shutil.copytree(cache_of("float32", "float32"), out)
+    assert run(config("relay"), out)["out"] == "s3://bucket/features"
+    assert "s3://bucket/features has all" in capsys.readouterr().err

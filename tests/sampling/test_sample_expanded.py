@@ -18,6 +18,7 @@ from data_pipeline.chat import rate_limit
 from data_pipeline.expansion.settings import ExpandSettings
 from data_pipeline.expansion.template import load_template
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.objects.places import mark
 
 
 class Words:
@@ -140,6 +141,14 @@ def test_an_ablation_draws_both_with_the_same_seeds(expanded, tmp_path):
         assert len(found) == 1
         assert found[0] > last
         last = found[0]
+
+
+def test_the_sheet_of_an_address_is_named_by_it(expanded, tmp_path, monkeypatch):
+    monkeypatch.setenv("CV3JAX_STORES", str(tmp_path))
+    place = mark("s3://bucket/ablation")
+    with expansion_server() as server:
+        figures = expanded(f"{place.name}/work", server, "--expand-ablation")
+    assert figures["sheet"] == f"s3://bucket/ablation/{ablation.SHEET}"
 
 
 def test_seeds_of_an_ablation():

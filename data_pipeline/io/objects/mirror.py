@@ -17,6 +17,7 @@ from pathlib import Path
 from data_pipeline.io.errors import InputError, first_line
 from data_pipeline.io.files import read_json, replacing
 from data_pipeline.io.objects import snapshots
+from data_pipeline.io.objects.lease import NAME as LEASE_NAME
 from data_pipeline.io.objects.lease import SECONDS, Lease
 from data_pipeline.io.objects.places import mark, place_of
 from data_pipeline.io.objects.store import LostError, Store, address_of
@@ -37,10 +38,11 @@ def mirrored(
     For an address, this process has the lease during the block. What is complete is published in
     the background, and all of it when the block ends, however it ends. main: whether this is the
     process that does so; the others only get the path. plain: for outputs: the objects have their
-    files' own names, and the local directory is removed when all of it is published.
+    files' own names, and the local directory is removed where all of it is published.
 
     Raises:
-        InputError: another run has the lease, or the store refuses.
+        InputError: another run has the lease, the store refuses, or outputs would come among
+            somebody else's objects.
         OSError: the store fails; what was published before remains.
     """
     address = address_of(workdir)
@@ -50,6 +52,8 @@ def mirrored(
     store = Store(address)
     lease = Lease(store, flag, lease_seconds())
     try:
+        if plain:
+            check_own(store, flag)
         mirror = _Mirror(store, lease, plain)
         mirror.pull()
         thread = threading.Thread(target=mirror.watch, name="mirror", daemon=True)
@@ -61,9 +65,20 @@ def mirrored(
             thread.join()
             mirror.publish()
         if plain:
-            shutil.rmtree(mirror.work)
+            mirror.drop()
     finally:
         lease.release()
+
+
+def check_own(store: Store, flag: str) -> None:
+    """Raise InputError where plain files would come among objects that are somebody else's."""
+    tree = snapshots.read_tree(store)
+    ours = {snapshots.NAME, LEASE_NAME} | snapshots.read_begun(store)
+    if not (tree and tree[0]) and {*store.sizes("")} - ours:
+        raise InputError(
+            f"{flag} {store.address} holds objects that no command of cv3jax published; give a new"
+            " address"
+        )
 
 
 def lease_seconds() -> float:
@@ -168,6 +183,19 @@ class _Mirror:
         self._taken |= self._taking
         self._logs = time.monotonic()
         self._keep()
+
+    def drop(self) -> None:
+        """Remove the local directory, unless it has files that were not published."""
+        published = self._tree[0] if self._tree else {}
+        files = (path.relative_to(self.work) for path in self.work.rglob("*") if path.is_file())
+        shown = (str(path) for path in files if not any(part[0] == "." for part in path.parts))
+        if left := sorted(name for name in shown if name not in published):
+            say(
+                f"cv3jax: {left[0]} looks unfinished or is a link, and is not in"
+                f" {self._store.address}; {self.work} is kept"
+            )
+        else:
+            shutil.rmtree(self.work)
 
     def _stage(self) -> dict[str, str | None]:
         """Link or copy what is complete into the staging directory. Returns its hashes.

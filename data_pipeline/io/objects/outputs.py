@@ -1,17 +1,21 @@
 """What commands write to an address: outputs, whole or as far as they got, and whole datasets."""
 
 import contextlib
+import hashlib
+import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.io import extras
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.files import check_directory
+from data_pipeline.io.files import check_directory, read_json, replacing
 from data_pipeline.io.objects import lease, snapshots
-from data_pipeline.io.objects.mirror import lease_seconds, mirrored
+from data_pipeline.io.objects.mirror import check_own, lease_seconds, mirrored
 from data_pipeline.io.objects.places import mark
 from data_pipeline.io.objects.store import Store, address_of
+from data_pipeline.io.progress import say
 
 
 def check_out(out: Path, flag: str = "--out") -> None:
@@ -36,12 +40,20 @@ def output(out: Path, flag: str = "--out") -> contextlib.AbstractContextManager[
     return mirrored(out, flag, plain=True)
 
 
-@contextlib.contextmanager
-def dataset(out: Path, *, overwrite: bool, flag: str = "--out") -> Iterator[Path]:
-    """Yield the place at which a dataset is to appear: `out`, or of an address a local one.
+def dataset(
+    out: Path,
+    make: Callable[[Path], dict],
+    asked: object,
+    *,
+    overwrite: bool,
+    flag: str = "--out",
+) -> dict:
+    """Return the figures of `make(place)`, which writes a dataset at `out`, or for an address here.
 
-    The dataset of an address is published when the block ends, and not where it fails. Then its
-    files have their own names there, and no local copy is left.
+    The dataset of an address is published when it is made. Then its files have their own names
+    there, and no local copy is left. Where publishing fails, the copy stays, and the same command
+    publishes it without making it again. asked: what the command was asked for, by which that is
+    known. figures: an object of JSON.
 
     Raises:
         InputError: another command writes there, or something is there that `overwrite` does not
@@ -50,26 +62,45 @@ def dataset(out: Path, *, overwrite: bool, flag: str = "--out") -> Iterator[Path
     """
     address = address_of(out)
     if address is None:
-        yield out
-        return
+        return make(out)
     store = Store(address)
     held = lease.Lease(store, flag, lease_seconds())
     try:
         tree = snapshots.read_tree(store)
-        if tree is not None and not overwrite:
+        if tree and tree[0] and not overwrite:
             raise InputError(
                 f"{flag} {address} already holds a dataset; give --overwrite to replace it, or"
                 " another address"
             )
-        if tree is None and {*store.sizes("")} - {lease.NAME}:
-            raise InputError(
-                f"{flag} {address} holds objects that no command of cv3jax published; give a new"
-                " address"
-            )
+        check_own(store, flag)
         place = mark(address) / "dataset"
-        shutil.rmtree(place, ignore_errors=True)
-        yield place
+        figures = _made(place, make, [asked, os.getcwd()])
         snapshots.publish(store, place, snapshots.whole(place), tree, held.check, plain=True)
+        _note(place).unlink()
         shutil.rmtree(place)
+        return figures
     finally:
         held.release()
+
+
+def _note(place: Path) -> Path:
+    """Return the file that says which command has made all of the dataset at `place`."""
+    return place.with_name("dataset.json")
+
+
+def _made(place: Path, make: Callable[[Path], dict], asked: object) -> dict:
+    """Return the figures of the whole dataset at `place`, which is made unless it is there."""
+    call = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+    note = _note(place)
+    if note.exists() and place.is_dir() and (value := read_json(note)).get("call") == call:
+        say(
+            f"cv3jax: the same command has made this dataset before, in {place}, and did not"
+            " publish all of it; it is published now. Remove that folder to have it made again."
+        )
+        return value["figures"]
+    note.unlink(missing_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+    figures = make(place)
+    with replacing(note) as temporary:
+        temporary.write_text(json.dumps({"call": call, "figures": figures}))
+    return figures

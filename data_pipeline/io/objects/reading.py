@@ -33,10 +33,10 @@ def local(path: str | Path) -> Path:
         return Path(path)
     store = Store(address)
     tree = snapshots.read_tree(store)
-    if tree is None:
+    if not (tree and tree[0]):
+        lacking = f"its {snapshots.NAME} has no files" if tree else f"it has no {snapshots.NAME}"
         raise InputError(
-            f"{address}: nothing was published there (it has no {snapshots.NAME}); give the"
-            " --workdir of a run"
+            f"{address}: nothing was published there ({lacking}); give the --workdir of a run"
         )
     base = mark(address)
     with locks.wait(base / "reading.lock"):

@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from data_pipeline.io.bounded_json import OWN, ParseError, load_json, parse_json
@@ -28,7 +28,7 @@ TRIES = 4  # of a file that came cut or changed
 COPIED = 2**20  # bytes of a file from which the store is asked to copy it by itself
 SPARE = 2**28  # bytes that a disk keeps free
 MANIFEST = "manifest.json"  # of a checkpoint or a part: {"files": {name: [size, SHA-256]}}
-_UNFINISHED = (".orbax-checkpoint-tmp", ".partial", ".tmp", ".writing")
+_UNFINISHED = re.compile(r".*\.(orbax-checkpoint-tmp(-\d+)?|partial|tmp(\.\d+)?|writing)")
 Files = dict[str, list]  # relative name → [size, SHA-256, object]
 
 
@@ -39,8 +39,8 @@ class MovedError(Exception):
 def whole(folder: Path) -> dict[str, str | None]:
     """Return {relative name: SHA-256 where it is known} of the finished files below a directory.
 
-    Left out are files that are being written, and checkpoints that lack a file of their manifest,
-    because they are being removed. Raises MovedError.
+    Left out are symbolic links, files that are being written, and checkpoints that lack a file of
+    their manifest, because they are being removed. Raises MovedError.
     """
     found: dict[str, str | None] = {}
     for place, folders, names in os.walk(folder):
@@ -57,7 +57,7 @@ def whole(folder: Path) -> dict[str, str | None]:
             continue
         folders[:] = [one for one in folders if not one.startswith(".") and not _passing(one)]
         for name in names:
-            if not name.startswith(".") and not _passing(name):
+            if not (name.startswith(".") or _passing(name) or (here / name).is_symlink()):
                 found.setdefault(str((here / name).relative_to(folder)), None)
         for name, digest in (kept or {}).items():
             found[str((here / name).relative_to(folder))] = digest
@@ -65,7 +65,7 @@ def whole(folder: Path) -> dict[str, str | None]:
 
 
 def _passing(name: str) -> bool:
-    return any(mark in name for mark in _UNFINISHED)
+    return _UNFINISHED.fullmatch(name) is not None
 
 
 def _signed(folder: Path) -> dict[str, str] | None:
@@ -85,6 +85,21 @@ def read_tree(store: Store) -> tuple[Files, str] | None:
     """
     found = store.read(NAME)
     return None if found is None else (_files(found, store), found.stamp)
+
+
+def read_begun(store: Store) -> set[str]:
+    """Return which objects an upload of plain files began that may not have ended.
+
+    Raises as `read_tree` does.
+    """
+    found = store.read(NAME)
+    if found is None:
+        return set()
+    _files(found, store)
+    begun = parse_json(found.data, OWN).get("begun", [])
+    if not isinstance(begun, list) or not all(isinstance(name, str) for name in begun):
+        raise InputError(f"{store.address}/{NAME} is damaged; restore an earlier version of it")
+    return set(begun)
 
 
 def _files(found: Found, store: Store) -> Files:
@@ -118,8 +133,8 @@ def publish(
 
     digests: as `whole` returns; a file that `before` has with the same hash need not be there.
     before: what was published last. allowed: raises where this process may no longer write. plain:
-    objects get their files' own names, for people and other programs. What nothing names any more
-    is removed afterwards.
+    objects get their files' own names, for people and other programs; tree.json says which are
+    begun. What nothing names any more is removed afterwards.
 
     Raises:
         LostError: another process has published.
@@ -143,24 +158,26 @@ def publish(
         new = [name for name in files if files[name] is not old.get(name)]
         if before and files.keys() == old.keys() and not new:
             return before
-        if plain and (changed := {name for name in new if name in old}):
+        begun = read_begun(store) if plain and before else set()
+        if plain and new:
             # until they are whole, nothing names them
             allowed()
-            left = {name: about for name, about in old.items() if name not in changed}
-            stamp = _write(store, left, stamp)
+            left = {name: about for name, about in old.items() if name not in new}
+            stamp = _write(store, left, stamp, begun | {*new})
         _send(store, folder, {name: files[name] for name in new}, pool, "" if plain else version)
     allowed()
     stamp = _write(store, files, stamp)
     if not plain:
         clean(store, files)
-    gone = {place for _, _, place in old.values()} - {place for _, _, place in files.values()}
-    store.remove(sorted(gone))
+    gone = begun | {place for _, _, place in old.values()}
+    store.remove(sorted(gone - {place for _, _, place in files.values()}))
     return files, stamp
 
 
-def _write(store: Store, files: Files, stamp: str | None) -> str:
-    text = json.dumps({"files": files, "sha256": digest_of(files)}, sort_keys=True).encode()
-    return store.replace(NAME, text, stamp)
+def _write(store: Store, files: Files, stamp: str | None, begun: Collection[str] = ()) -> str:
+    value = {"files": files, "sha256": digest_of(files)}
+    value |= {"begun": sorted(begun)} if begun else {}
+    return store.replace(NAME, json.dumps(value, sort_keys=True).encode(), stamp)
 
 
 def _send(
