@@ -5,6 +5,8 @@ it was made by a process that held the same ones: the same process, or a replica
 gets a copy over the devices' network, onto its own disk.
 """
 
+import contextlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 
 from cv3jax.checkpoints import local
 from cv3jax.distributed import processes
+from data_pipeline.io.errors import first_line
 
 PIECE = 2**26  # bytes of a copy that travel at a time
 
@@ -93,11 +96,35 @@ def settle(mine: list[Copy], need: str) -> tuple[Agreed, Path | None]:
             return agreed, next((copy.place for copy in used if copy.shards == need), None)
 
 
-def fetch(agreed: Agreed, mine: list[Copy], have: Path | None, folder: Path) -> Path:
-    """Return the place of this process's checkpoint of the agreed step, copied where it lacks.
+class _Disk:
+    """Runs what may fail on this machine's disk, until the first error.
 
-    All processes call this. A copy crosses the network once for all who lack it.
+    The error is kept and not raised: the other processes still wait for what comes next.
     """
+
+    def __init__(self):
+        self.error: OSError | None = None
+
+    def __call__(self, function: Callable, *args: Any, **options: Any) -> Any:
+        """Return what the function returns; None after an error."""
+        if self.error is None:
+            try:
+                return function(*args, **options)
+            except OSError as e:
+                self.error = e
+        return None
+
+
+def fetch(
+    agreed: Agreed, mine: list[Copy], have: Path | None, folder: Path
+) -> tuple[Path | None, str | None]:
+    """Return (the place of this process's checkpoint of the agreed step, None).
+
+    It is copied where this process lacks it. Where the disk of any process fails meanwhile, such as
+    a full one, all get (None, the process and its error). All processes call this. A copy crosses
+    the network once for all who lack it.
+    """
+    disk = _Disk()
     index, _ = processes.share()
     lacking = processes.gather("lacking", have is None)
     wanted = {agreed.needs[i] for i, lacks in enumerate(lacking) if lacks}
@@ -111,17 +138,24 @@ def fetch(agreed: Agreed, mine: list[Copy], have: Path | None, folder: Path) -> 
         partial = target.with_name(target.name + local.PARTIAL)
         if take:
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            disk(partial.mkdir, parents=True)
         for name in (local.SHARDS, local.INDEX):
-            _send(source / name if holder else None, partial / name if take else None)
+            _send(source / name if holder else None, partial / name if take else None, disk)
         if take:
             shutil.rmtree(target, ignore_errors=True)
-            have = partial.rename(target)
-    return have
+            have = disk(partial.rename, target)
+            shutil.rmtree(partial, ignore_errors=True)  # of a disk that failed
+    problem = f"process {index}: {first_line(disk.error)}" if disk.error else None
+    if problem := next(filter(None, processes.gather("copied", problem)), None):
+        return None, problem
+    return have, None
 
 
-def _send(source: Path | None, target: Path | None) -> None:
-    """Copy the file of the one process that gives a `source` to those that give a `target`."""
+def _send(source: Path | None, target: Path | None, disk: _Disk) -> None:
+    """Copy the file of the one process that gives a `source` to those that give a `target`.
+
+    All processes call this, and go on to its end where their disk fails.
+    """
     from jax.experimental import multihost_utils
 
     def all_get(values: np.ndarray) -> np.ndarray:
@@ -129,22 +163,25 @@ def _send(source: Path | None, target: Path | None) -> None:
         sent = multihost_utils.broadcast_one_to_all(values, is_source=source is not None)
         return np.asarray(jax.device_get(sent))
 
-    size = source.stat().st_size if source else 0
+    size = (disk(os.path.getsize, source) or 0) if source else 0
     left = int(all_get(np.array([size >> 20, size % 2**20], np.uint32)) @ [2**20, 1])
-    read, written = source and source.open("rb"), target and target.open("wb")
+    read, written = source and disk(source.open, "rb"), target and disk(target.open, "wb")
     try:
         while left > 0:
             piece = np.zeros(PIECE // 4, np.uint32)
             if read:
-                data = read.read(PIECE)
+                data = disk(read.read, PIECE) or b""
                 piece.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
             got = all_get(piece).view(np.uint8)[: min(left, PIECE)]
             if written:
-                written.write(got.tobytes())
+                disk(written.write, got.tobytes())
             left -= PIECE
+        if written:
+            disk(written.flush)
     finally:
         for file in filter(None, (read, written)):
-            file.close()
+            with contextlib.suppress(OSError):  # of what was not flushed, which is told already
+                file.close()
 
 
 def record_of(place: Path) -> dict[str, Any]:

@@ -178,12 +178,15 @@ def run_round(
     name = f"{stage.stage} {round.steps} steps"
     described = building.student_stage(work, round)
     watch = Watch(place, round, bench, described, full, work.settings.diverged)
-    state, params = None, building.load_stage(work, teacher)
-    if pending.resumed.step is None:
-        state, said = begin_round(work, round, teacher, student, params, watch)
+    params = building.as_frozen(work, building.load_stage(work, teacher))
+
+    def begin() -> Any:
+        """Return the fresh state. Where a checkpoint is restored, this is not called."""
+        state, said = begin_round(work, round, teacher, student, watch)
         if processes.main():
             say(f"cv3jax: {name}: {said}")
-    params = building.as_frozen(work, params)
+        return state
+
     data, placed = building.round_data(work, round)
     previews = stage.train.preview_every or round.updates
     train = dataclasses.replace(stage.train, preview_every=previews)
@@ -205,9 +208,11 @@ def run_round(
             assess=assess,
             speed=round_speed(work, round, teacher),
             rate="distill.rounds",
+            resumable=pending.asked.resumable,
+            begin=begin,
         ),
         place,
-        state,
+        None,
         cadence,
         record(pending.asked, pending.resumed, cascade),
         before=sum(other.updates for other in work.settings.rounds[: round.number - 1]),
@@ -244,16 +249,15 @@ def begin_round(
     round: RoundSettings,
     teacher: Trained,
     student: Trained | None,
-    params: Any,
     watch: Watch,
 ) -> tuple[Any, str]:
     """Return (the round's fresh state, a message on its start), and make its first evaluation.
 
-    params: the teacher's. Raises InputError where the student should equal its teacher and does
-    not.
+    Raises InputError where the student should equal its teacher and does not.
     """
     watch.directory.mkdir(parents=True, exist_ok=True)
-    start = building.load_stage(work, student) if student else params
+    # in float32, for this alone: the step has the teacher in the types in which it computes
+    start = building.load_stage(work, student or teacher)
     state = building.create_student(work, round, teacher, start)
     if student:  # it has been trained, so it need not equal its teacher
         knows = taught(student.stage)
@@ -266,7 +270,7 @@ def begin_round(
         building.student_stage(work, round).factor,
     )
     with waiting("checking that the student equals its teacher"):
-        same = parity(own, work.mesh, round, state.params, params, teacher.w_dim, inputs)
+        same = parity(own, work.mesh, round, state.params, start, teacher.w_dim, inputs)
     watch.look(state.ema, 0, keep=False, parity=same)
     at = f"w drawn from {span(round.w)}" if teacher.w_dim else "w = 1"
     return state, f"the student equals its teacher at {at}, to {same:.1g} (float32)"

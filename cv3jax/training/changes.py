@@ -103,6 +103,15 @@ def check_changes(asked: Asked, then: dict, step: int, history: list[dict], held
     )
 
 
+def differing(asked: Asked, then: dict) -> list[str]:
+    """Return the fields that differ from what a checkpoint keeps of its run and may not.
+
+    A field at whose path the content is another one is shown with that. `asked.allowed` does not
+    count.
+    """
+    return [shown for *_, shown in _differences(asked, then)]
+
+
 def check_allowed(asked: Asked, changes: list[dict], workdir: Path) -> None:
     """Raise InputError where a field of --allow-changed is in none of the run's `changes`."""
     known = {one["field"] for one in changes}

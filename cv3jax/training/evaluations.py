@@ -49,12 +49,11 @@ class Evaluations:
 
         Process 0 calls it before it removes any checkpoint; then all call `share`.
         """
-        there = runs.steps(self._workdir / "checkpoints")
-        newest, best = there[-1] if there else 0, read_best(self._workdir)
+        there, best = runs.steps(self._workdir / "checkpoints"), read_best(self._workdir)
         lines = []
         if self._assess is not None:
             of, every = self._assess.of, read_lines(self._workdir / "metrics.jsonl")
-            lines = [line for line in every if line.get(FIELD) == of and line["step"] <= newest]
+            lines = [line for line in every if line.get(FIELD) == of]
         self._evaluated = {line["step"] for line in lines}
         self._best = best
         if best is None or best["step"] not in there:
@@ -76,7 +75,10 @@ class Evaluations:
         return step % self._every == 0 or step == self._last
 
     def missing(self, step: int) -> bool:
-        """Return whether an evaluation of a saved step is due that a kill or stop prevented."""
+        """Return whether an evaluation of the restored `step` is due that has no line yet.
+
+        A kill or stop prevented it. The step may be newer than the workdir's checkpoints.
+        """
         return self.due(step) and processes.first("missing", lambda: step not in self._evaluated)
 
     def run(self, ema: Any, step: int, log: Any) -> None:

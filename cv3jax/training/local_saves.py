@@ -7,10 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cv3jax import recipes
-from cv3jax.checkpoints import local, peer_copies, sittings
+from cv3jax.checkpoints import local, peer_copies, runs, sittings
 from cv3jax.distributed import processes
-from cv3jax.training.changes import FREE
+from cv3jax.training.changes import RESUMABLE, Asked, differing
 from cv3jax.training.train_settings import Local
 from data_pipeline.io.bounded_json import OWN, parse_json
 from data_pipeline.io.errors import first_line
@@ -29,7 +28,7 @@ class Found(NamedTuple):
 
 def check_local(given: Local) -> None:
     """Raise InputError where the directory of local checkpoints cannot be written."""
-    if given.folder is not None:
+    if given.every:
         check_directory(given.folder, "config.train.local_dir")
 
 
@@ -39,9 +38,15 @@ class LocalSaves:
     The newest two are kept, so that one is complete on all machines while the next is written.
     """
 
-    def __init__(self, given: Local, workdir: Path):
-        """Know the run: its name, and its earlier starts. All processes call this together."""
-        self._given, self._workdir = given, workdir
+    def __init__(
+        self, given: Local, workdir: Path, last: int, resumable: tuple[str, ...] = RESUMABLE
+    ):
+        """Know the run: its name, and its earlier starts. All processes call this together.
+
+        last: the run's last step. resumable: fields that may change when it is resumed.
+        """
+        self._given, self._workdir, self._last = given, workdir, last
+        self._resumable = resumable
         self._known = processes.first("starts", lambda: sittings.read(workdir))
         self._folder = (given.folder or workdir) / f"cv3jax-{self._known['run']}"
         self._start, self._before = "", 0
@@ -53,8 +58,9 @@ class LocalSaves:
     ) -> Found | None:
         """Return the newest state that the disks of all machines have together, or None.
 
-        It is newer than step `above`, of the run as it is now, with its settings (`record`, as
-        checkpoints keep it), and of a run that was resumed from `resume_from`, where that is given.
+        It is newer than step `above` and not past the last. It is of the run as it is now, with its
+        settings (`record`, as checkpoints keep it), and of a run that was resumed from
+        `resume_from`, where that is given.
         free: called before the state is read, to give memory back. All processes call this.
         """
         if not self._given.every:
@@ -67,9 +73,12 @@ class LocalSaves:
                 return False
             if resume_from is not None and run["resume_from"] != resume_from:
                 return False
-            if differing := _differing(run, record):
-                others.append(f"that of step {step} has another {differing[0]}")
-            return not differing
+            if step > self._last:
+                others.append(f"that of step {step} is past config.train.steps = {self._last}")
+                return False
+            if unlike := _differing(run, record, self._resumable):
+                others.append(f"that of step {step} has another {unlike[0]}")
+            return not unlike
 
         mine = peer_copies.find(self._folder, accepted, above)
         agreed, have = peer_copies.settle(mine, local.name_of(local.shards_of(like)))
@@ -80,7 +89,14 @@ class LocalSaves:
             say(f"cv3jax: local checkpoints: {'; '.join(others)}; {instead}")
         if agreed.step is None:
             return None
-        place = peer_copies.fetch(agreed, mine, have, self._folder)
+        place, problem = peer_copies.fetch(agreed, mine, have, self._folder)
+        if problem:
+            if processes.main():
+                say(
+                    f"cv3jax: local checkpoints: that of step {agreed.step} could not be copied"
+                    f" ({problem}); step {above} is taken instead"
+                )
+            return None
         kept = peer_copies.record_of(place)
         data, run = processes.first("kept", lambda: [kept["data"], kept["run"]])
         free()
@@ -92,7 +108,7 @@ class LocalSaves:
             self._start = processes.first(
                 "start", lambda: sittings.begin(self._workdir, self._known, step)
             )
-        if self._given.every:
+        if self._given.folder is not None:
             self._remove(lambda other: other != step)
         self._before = step
 
@@ -119,6 +135,18 @@ class LocalSaves:
         self._wait()
         self._pool.shutdown()
 
+    def finish(self, step: int) -> None:
+        """Remove the run's local checkpoints, where the workdir has that of `step`, the last.
+
+        They go too where `Local.every` is 0 now and `Local.folder` is still given. All processes
+        call this after `close`.
+        """
+        if self._given.every or self._known["starts"]:
+            checkpoints = self._workdir / "checkpoints"
+            newest = processes.first("last", lambda: runs.steps(checkpoints)[-1:])
+            if self._given.folder is not None and newest == [step]:
+                shutil.rmtree(self._folder, ignore_errors=True)  # another process may be faster
+
     def _write(self, place: Path, shards: dict, record: dict, older: int) -> None:
         try:
             local.write(place, shards, record)
@@ -144,13 +172,8 @@ class LocalSaves:
             self._running = None
 
 
-def _differing(kept: dict, record: dict) -> list[str]:
-    """Return the names of the fields and inputs in which a checkpoint's record is another one."""
+def _differing(kept: dict, record: dict, resumable: tuple[str, ...]) -> list[str]:
+    """Return the fields that differ from a checkpoint's record and may not."""
     ours, theirs = (parse_json(json.dumps(one), OWN, nan=True) for one in (record, kept))
-    found = [
-        name
-        for name in recipes.differences(ours.get("config", {}), theirs.get("config", {}))
-        if not name.startswith(FREE)
-    ]
-    inputs, before = ours.get("inputs", {}), theirs.get("inputs", {})
-    return found + [f"content of {name}" for name in inputs if inputs[name] != before.get(name)]
+    asked = Asked(ours.get("config", {}), ours.get("inputs", {}), resumable=resumable)
+    return differing(asked, {"config": {}, **theirs})

@@ -49,9 +49,9 @@ def train_loop(
     """Train until `cadence.steps` updates are done. Returns (the last state, seconds by kind).
 
     It resumes from the newest checkpoint under `workdir` or on the machines' disks, or starts from
-    `state`. The seconds are those of all sittings. `record` and `resume_from` are kept with the
-    checkpoints (see `resume.record`). `before`: the steps of this process's earlier loops, by which
-    the processes agree on a last step.
+    `state`, or `work.begin()` where that is None. The seconds are those of all sittings. `record`
+    and `resume_from` are kept with the checkpoints (see `resume.record`). `before`: the steps of
+    this process's earlier loops, by which the processes agree on a last step.
 
     Loss and norms of every step are checked while the next step runs, and always before anything is
     saved. Meanwhile the next batch is fetched and placed. Evaluation and preview come after the
@@ -81,7 +81,7 @@ def train_loop(
     with contextlib.ExitStack() as at_end:  # in reverse order, whatever happens
         at_end.callback(manager.close)
         at_end.callback(work.data.close)
-        local = LocalSaves(cadence.local, workdir)
+        local = LocalSaves(cadence.local, workdir, cadence.steps, work.resumable)
         at_end.callback(local.close)
         batches = Prefetch(work.data, work.place)
         # `pending`: metrics that were not checked yet, on the device; `looked`: those since the
@@ -99,6 +99,8 @@ def train_loop(
             account.add(run.get("account", {"other": run["seconds"]}))
             looked = [tuple(pair) for pair in run["metrics"]]
             resume_from = run["resume_from"] if resume_from is None else resume_from
+        elif state is None and work.begin:
+            state = work.begin()
         local.begin(start)
         log = NoLog()
         if processes.main():
@@ -242,6 +244,7 @@ def train_loop(
                 stop,
                 f"stopped after step {step}, saved in {where}; run the same command to resume",
             )
+    local.finish(step)
     if processes.main() and evaluations.kept is not None:
         runs.remove_old(directory, *stay, evaluations.kept)  # what was the best before
     return state, account.seconds

@@ -40,7 +40,7 @@ class Local(NamedTuple):
     """How often local checkpoints are written, and where."""
 
     every: int = 0  # steps; 0: never
-    folder: Path | None = None  # on each machine's own disk
+    folder: Path | None = None  # on each machine's own disk; with 0, old ones are removed there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +161,7 @@ class TrainSettings:
     @property
     def local(self) -> Local:
         """Return how often local checkpoints are written, and where."""
-        return Local(self.local_every, Path(self.local_dir) if self.local_every else None)
+        return Local(self.local_every, Path(self.local_dir) if self.local_dir else None)
 
     @property
     def skip(self) -> "Skip":

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cv3jax.training.assessing import Assess
+from cv3jax.training.changes import RESUMABLE
 from cv3jax.training.settings import TrainSettings
 from cv3jax.training.skipping import NOTHING, Skip
 from cv3jax.training.throughput import Speed
@@ -77,3 +78,6 @@ class Work:
     exports_all: bool = False  # whether every checkpoint has its export
     speed: Speed = Speed()  # noqa: RUF009 (a named tuple cannot change)
     rate: str = "optim.lr"  # the recipe's field with the learning rate
+    resumable: tuple[str, ...] = RESUMABLE  # fields that may change when the run is resumed
+    # makes the first state, where none was given and no checkpoint is restored
+    begin: Callable[[], TrainState] | None = None

@@ -100,6 +100,30 @@ def test_sigterm_inside_a_round_saves_exits_0_and_resumes(stopped):
     ]
 
 
+class Killed(Exception):
+    """Ends a run where a kill would."""
+
+
+def test_a_round_that_resumes_from_the_machines_disk_keeps_what_it_had(tmp_path):
+    run = Hollow(tmp_path / "w")
+    local = ("save_every=100", "local_every=1", f"local_dir={tmp_path / 'disk'}")
+    run.argv += [f"--config.train.{field}" for field in local]
+
+    def kill(plan, step):
+        if step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run.sit({2: FAR[2][:3]}, kill)
+    assert runs.steps(run.first / "checkpoints") == []
+    seen = run.sit({2: FAR[2][3:], 1: FAR[1]})
+    assert seen.updates[:3] == [(1, 3), (1, 4), (2, 1)]
+    lines = read_lines(run.first / "evaluations.jsonl")
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
+    assert tiny_runs.read_json(run.first / "figures.json")["best"] == 2
+    assert list((tmp_path / "disk").iterdir()) == []  # of both rounds
+
+
 def test_a_finished_command_trains_nothing(stopped):
     before = stopped.stamps(stopped.workdir / "rounds")
     began = time.monotonic()

@@ -16,6 +16,7 @@ from cv3jax.training.evaluations import read_best
 from cv3jax.training.loop import train_loop
 from cv3jax.training.metrics import read_lines
 from cv3jax.training.parsing import parse_stage
+from cv3jax.training.train_settings import Local
 from data_pipeline.io.errors import InputError, StoppedError
 
 LOSS, SCORE = "heldout/loss", "pictures/judge.all"
@@ -24,14 +25,20 @@ BEST = dataclasses.replace(CADENCE, steps=12, keep=1, eval=2, best=LOSS)
 VALUES = {2: 0.5, 4: 0.2, 6: 0.3, 8: 0.4, 10: 0.9, 12: 0.6}
 
 
-def run(workdir, values, *, cadence=BEST, of="a", seen=None):
-    """Run `train_loop` of the toy, with a held-out loss of those values at their steps."""
+def run(workdir, values, *, cadence=BEST, of="a", seen=None, start=0, killed=None):
+    """Run `train_loop` of the toy, with a held-out loss of those values at their steps.
+
+    start: the step from which it resumes, where the workdir has no checkpoint of it. killed: the
+    step before which it ends as by a kill.
+    """
     work, state = toy_work()
-    count = {"step": 0}
+    count = {"step": start}
 
     def step(state, batch):
         with loop.jax.transfer_guard("allow"):
             count["step"] = int(state.step) + 1
+        if count["step"] == killed:
+            raise KilledError
         return work.step(state, batch)
 
     def figures(ema):
@@ -89,6 +96,24 @@ def test_better_is_as_the_metric_says(metric, values, left, tmp_path):
 
 class KilledError(BaseException):
     """Stand for a kill: nothing in the run handles it."""
+
+
+@pytest.mark.parametrize("every", [1, 2])  # the newest is of step 7, or of 6
+def test_an_evaluation_of_a_step_that_is_on_the_machines_disk_alone_is_made_once(every, tmp_path):
+    local = Local(every, tmp_path / "disk")
+    cadence = dataclasses.replace(BEST, save=0, best="", local=local)
+    with pytest.raises(KilledError):
+        run(tmp_path / "w", VALUES, cadence=cadence, killed=8)
+    run(tmp_path / "w", {step: x for step, x in VALUES.items() if step > 6}, cadence=cadence)
+    assert evaluated(tmp_path / "w") == list(VALUES.items())
+
+
+def test_an_evaluation_that_a_kill_prevented_is_made_up_for_there_too(tmp_path):
+    cadence = dataclasses.replace(BEST, save=0, best="", local=Local(2, tmp_path / "disk"))
+    with pytest.raises(KilledError):
+        run(tmp_path / "w", {**VALUES, 6: KilledError()}, cadence=cadence)
+    run(tmp_path / "w", VALUES, cadence=cadence, start=6)
+    assert evaluated(tmp_path / "w") == list(VALUES.items())
 
 
 def kill_in_the_evaluation(patch) -> dict:

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from cv3jax.checkpoints import local, peer_copies, sittings
 from cv3jax.distributed import processes
 from cv3jax.training import local_saves
 from cv3jax.training import run as training
+from cv3jax.training.changes import FREE, RESUMABLE
 from cv3jax.training.train_settings import Local
 from data_pipeline.io.errors import InputError
 
@@ -110,9 +112,17 @@ def test_a_disk_that_was_away_while_the_run_went_on_is_not_believed(tmp_path, ca
     killed(tmp_path / "w", cadence, at=6)  # from step 4 on, with another disk
     shutil.rmtree(cadence.local.folder)
     away.rename(cadence.local.folder)  # with step 7 of the first start
-    seen, _ = resumed(tmp_path / "w", cadence)
+    seen = []
+
+    def before(step):
+        seen.append(step)
+        if step == SAVE + 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        toy(tmp_path / "w", cadence=cadence, before=before)
     assert seen[0] == SAVE + 1
-    assert steps_on(cadence)[0] > SAVE  # what was not believed is gone
+    assert steps_on(cadence) == [SAVE + 1]  # what was not believed is gone
 
 
 def test_another_run_in_the_same_directories_does_not_resume_from_it(tmp_path, cadence):
@@ -132,12 +142,84 @@ def test_a_full_disk_is_told_and_the_run_continues(tmp_path, cadence, whole, mon
     assert f"could not be written ([Errno 28] {os.strerror(errno.ENOSPC)}); the run" in said
 
 
-def test_a_checkpoint_of_other_settings_is_not_taken(tmp_path):
-    kept = {"config": {"optim": {"lr": 1.0}, "train": {"keep": 1}}, "inputs": {"data.path": "a"}}
-    alike = {"config": {"optim": {"lr": 1.0}, "train": {"keep": 2}}, "inputs": {"data.path": "a"}}
-    assert local_saves._differing(kept, alike) == []
-    other = {"config": {**alike["config"], "optim": {"lr": 2.0}}, "inputs": {"data.path": "b"}}
-    assert local_saves._differing(kept, other) == ["optim.lr", "content of data.path"]
+def kept_of(lr=1.0, keep=1, path="here", content="a", steps=10) -> dict:
+    config = {"optim": {"lr": lr}, "train": {"keep": keep}, "sample": {"steps": steps}}
+    return {"config": {**config, "data": {"path": path}}, "inputs": {"data.path": content}}
+
+
+@pytest.mark.parametrize(
+    ("now", "resumable", "differing"),
+    [
+        ({"keep": 2}, RESUMABLE, []),
+        ({"path": "there"}, RESUMABLE, []),  # with the same content
+        ({"steps": 20}, RESUMABLE, []),
+        ({"steps": 20}, FREE, ["sample.steps"]),  # of a distillation, which trains by it
+        ({"lr": 2.0}, RESUMABLE, ["optim.lr"]),
+        ({"content": "b"}, RESUMABLE, ["data.path (the content of here has changed)"]),
+    ],
+)
+def test_a_checkpoint_is_of_the_run_where_it_could_be_resumed_without_a_flag(
+    now, resumable, differing
+):
+    assert local_saves._differing(kept_of(), kept_of(**now), resumable) == differing
+
+
+def test_a_checkpoint_past_the_last_step_is_not_taken(tmp_path, cadence, capsys):
+    killed(tmp_path / "w", cadence)
+    seen, state = resumed(tmp_path / "w", dataclasses.replace(cadence, steps=SAVE + 1))
+    assert seen == [SAVE + 1]
+    assert int(state.step) == SAVE + 1
+    past = f"that of step {AT - 1} is past config.train.steps = {SAVE + 1}"
+    assert f"{past}; step {SAVE} is taken instead" in capsys.readouterr().err
+
+
+def test_when_the_last_checkpoint_is_in_the_workdir_those_on_the_disk_are_removed(
+    tmp_path, cadence
+):
+    other = cadence.local.folder / "cv3jax-other"
+    other.mkdir(parents=True)
+    killed(tmp_path / "w", cadence)
+    assert len(list(cadence.local.folder.iterdir())) == 2
+    resumed(tmp_path / "w", cadence)
+    assert list(cadence.local.folder.iterdir()) == [other]
+
+
+def test_a_result_that_is_on_the_disk_alone_stays_there(tmp_path, cadence):
+    killed(tmp_path / "w", cadence)
+    seen, state = resumed(tmp_path / "w", dataclasses.replace(cadence, steps=AT - 1))
+    assert (seen, int(state.step)) == ([], AT - 1)
+    assert AT - 1 in steps_on(cadence)
+
+
+def test_a_run_that_writes_none_any_more_removes_those_that_it_has(tmp_path, cadence):
+    killed(tmp_path / "w", cadence)
+    none = tiny_runs.config("vae", f"train.local_dir={cadence.local.folder}").train.local
+    assert none.every == 0
+    seen, _ = resumed(tmp_path / "w", dataclasses.replace(cadence, local=none))
+    assert seen[0] == SAVE + 1
+    assert list(cadence.local.folder.iterdir()) == []
+
+
+def test_a_copy_onto_a_full_disk_ends_in_an_error_that_is_kept(tmp_path):
+    source, disk = tmp_path / "source", peer_copies._Disk()
+    source.write_bytes(bytes(range(256)) * 99)
+    peer_copies._send(source, tmp_path / "target", disk)
+    assert disk.error is None
+    assert (tmp_path / "target").read_bytes() == source.read_bytes()
+    peer_copies._send(source, Path("/dev/full"), disk)
+    assert disk.error.errno == errno.ENOSPC
+
+
+def test_a_copy_that_no_disk_takes_is_told_to_all(tmp_path):
+    local.write(tmp_path / "5-a-0", local.taken({"w": jnp.ones(3)}), {"step": 5})
+    agreed = peer_copies.Agreed(5, 5, ["x"], {"x": 0})
+    mine = [peer_copies.Copy(5, "x", tmp_path / "5-a-0")]
+    place, problem = peer_copies.fetch(agreed, mine, None, tmp_path)
+    assert (local.intact(place), problem) == (True, None)
+    (tmp_path / "file").write_text("")
+    place, problem = peer_copies.fetch(agreed, mine, None, tmp_path / "file")
+    assert place is None
+    assert problem.startswith("process 0: [Errno 20] Not a directory")
 
 
 def test_a_resumption_from_an_older_step_leaves_newer_copies(tmp_path):
