@@ -23,7 +23,7 @@ from cv3jax.cascade.stage_network import check_context
 from cv3jax.cascade.stage_sampler import check_rows, images_sharding
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.distributed.host_memory import free_bytes
-from cv3jax.distributed.mesh import BATCH, batch_ways
+from cv3jax.distributed.mesh import BATCH, batch_sharding, batch_ways
 from cv3jax.distributed.partitioning import abstract, tree_sharding
 from data_pipeline.io.errors import InputError, first_line
 
@@ -177,7 +177,7 @@ def _sampler(
         read,
         latents if stage.kind == "relay" else None,
         (latents, latents),  # a state
-        keys if cascade.mesh is None else abstract(keys, rows),
+        keys if cascade.mesh is None else abstract(keys, batch_sharding(cascade.mesh)),
         cascade.put_rows(w),
         (jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)),
     )
