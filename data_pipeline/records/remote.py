@@ -14,13 +14,14 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_directory
 from data_pipeline.io.objects.store import Store, address_of
 from data_pipeline.io.progress import say
-from data_pipeline.records import CacheSettings, sizes
+from data_pipeline.records import CacheSettings, repeats, sizes
 from data_pipeline.records.fetching import Fetching
 from data_pipeline.records.reading import Shard, described_shards
 from data_pipeline.records.records import FEATURES, RecordSource, open_records
-from data_pipeline.records.shard_cache import ABOUT, ShardCache, shared
+from data_pipeline.records.shard_cache import ABOUT, DATASET, FOLDER, SHARD, ShardCache, shared
 
 DESCRIPTION = ("dataset_info.json", "features.json")
+BESIDE = (*DESCRIPTION, sizes.NAME, repeats.NAME)  # what is read beside the shards
 SPARE = 2  # shards that fit beside two windows, for records that are read out of order
 
 
@@ -105,14 +106,16 @@ class _Files:
     def get(self, name: str) -> Path:
         """Return where a file is here, after it was fetched if the bucket has it."""
         path = self.folder / name
-        if name in self.found and not path.exists():
-            with self.cache.locked(ABOUT):
-                if not path.exists():
-                    if self.found[name][0] > 10**9:
-                        say(f"cv3jax: fetching {self.address}/{name}")
-                    partial = path.with_name(f"{name}.partial")
-                    Store(self.address).download(name, partial)
-                    partial.replace(path)
+        if name not in self.found:
+            return path
+        size = self.found[name][0]
+
+        def download(place: Path) -> None:
+            if size > 10**9:
+                say(f"cv3jax: fetching {self.address}/{name}")
+            Store(self.address).download(name, place)
+
+        self.cache.get_about(path, size, download)
         return path
 
 
@@ -131,20 +134,22 @@ def open_any(path: str | Path, cache: CacheSettings) -> RecordSource:
             f"{address} is in a bucket; give data.cache_dir, a directory on this host's disk for"
             " the shards that are read, and data.cache_gb"
         )
-    check_directory(cache.directory, "data.cache_dir")
-    held = shared(cache.directory.absolute(), cache.size)
+    inside = cache.directory.absolute() / FOLDER
+    check_directory(inside, "data.cache_dir")
+    held = shared(inside, cache.size)
     found = _listed(address)
     version = hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:12]
     own = hashlib.sha256(address.encode()).hexdigest()[:12]
     folder = held.folder / ABOUT / f"{own}-{version}"
     with held.locked(ABOUT):
-        for old in folder.parent.glob(f"{own}-*"):
-            if old != folder:
-                shutil.rmtree(old)  # of another version of this dataset
         folder.mkdir(parents=True, exist_ok=True)
-    files = _Files(
-        address, {n: x for n, x in found.items() if ".array_record-" not in n}, folder, held
-    )
+        held.use(f"{ABOUT}/{folder.name}", [folder], [])
+        used = held.used()
+        for old in folder.parent.glob(f"{own}-*"):  # other versions of this dataset
+            ours = DATASET.fullmatch(old.name) and old.is_dir()
+            if ours and f"{ABOUT}/{old.name}" not in used:
+                shutil.rmtree(old)
+    files = _Files(address, {n: found[n] for n in BESIDE if n in found}, folder, held)
     for name in DESCRIPTION:
         if name not in found:
             raise InputError(
@@ -170,8 +175,12 @@ def open_any(path: str | Path, cache: CacheSettings) -> RecordSource:
 
 @functools.lru_cache(16)
 def _listed(address: str) -> dict[str, tuple[int, str]]:
-    """Return {name: (bytes, stamp)} of what is at an address; a process lists it once."""
-    return Store(address).stamps("")
+    """Return {name: (bytes, stamp)} of a dataset's own files; a process lists them once.
+
+    What else lies at the address is none of the dataset, and does not make another version of it.
+    """
+    found = Store(address).stamps("")
+    return {n: x for n, x in found.items() if n in BESIDE or SHARD.fullmatch(n)}
 
 
 def _check_disk(held: ShardCache, cache: CacheSettings) -> None:

@@ -1,15 +1,17 @@
 """Files of a bucket on this host's disk, at most so many bytes of them, for all of its processes.
 
-The directory has a folder for each dataset, and three of its own:
+The directory is `cv3jax-shards` in the one that the user gives. It has a folder for each dataset,
+and three of its own:
 
     about/     what is beside the shards of each dataset; it is neither counted nor removed
     locks/     files that are locked while a file is fetched, or while room is made
-    users/     one file for each process: the names of the files that it reads now
+    users/     one file for each process: the names of what it reads now
 
-A file appears under its name when it is whole. To make room, the files that were opened least
-recently are removed, and those that a process reads now only where there are no others. Whoever has
-a removed file open goes on reading it. The kernel drops the locks of a process that ends, so what a
-killed one left is found and removed.
+Only folders and files with names of the cache's own form are counted and removed. A file appears
+under its name when it is whole. To make room, the files that were opened least recently are
+removed, and those that a process reads now only where there are no others. Whoever has a removed
+file open goes on reading it. The kernel drops the locks of a process that ends, so what a killed
+one left is found and removed.
 """
 
 import contextlib
@@ -18,6 +20,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import re
 import threading
 import time
 import uuid
@@ -30,7 +33,12 @@ from data_pipeline.io import locks
 from data_pipeline.io.errors import naming
 from data_pipeline.io.progress import say
 
+FOLDER = "cv3jax-shards"  # in data.cache_dir
 LOCKS, USERS, ABOUT, PARTIAL = "locks", "users", "about", ".partial"
+SHARD = re.compile(r"[^/]+\.array_record-\d{5,}-of-\d{5,}")
+DATASET = re.compile(r"[0-9a-f]{12}-[0-9a-f]{12}")  # of its address, and of its version
+_HELD = re.compile(rf"{SHARD.pattern}(?:\.(\d+){re.escape(PARTIAL)})?")  # bytes, if under way
+_USER = re.compile(r"\d+-[0-9a-f]{8}")
 _STRIPES = 512  # locks that files share
 _TRIES = 3  # of a download that ends early
 
@@ -101,6 +109,28 @@ class ShardCache:
             finally:
                 partial.unlink(missing_ok=True)
         return True
+
+    def get_about(self, path: Path, size: int, download: Callable[[Path], None]) -> None:
+        """Have a file of `about/` at `path`, for which no room is made.
+
+        The rest is as in `get`. Raises OSError.
+        """
+        if self._has(path, size, touch=False):
+            return
+        with naming(path), self.locked(ABOUT):
+            if self._has(path, size, touch=False):
+                return
+            partial = path.with_name(f"{path.name}{PARTIAL}")
+            try:
+                _download(download, partial, size)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def used(self) -> frozenset[str]:
+        """Return the names of what the processes of this host use now. Raises OSError."""
+        with self.locked("room"):
+            return self._own(0) | self._others()
 
     def held(self) -> int:
         """Return the bytes of all files, those under way included."""
@@ -173,14 +203,15 @@ class ShardCache:
         """Return (time of the last use, bytes, path) of all files of all datasets."""
         found = []
         for folder in self.folder.iterdir():
-            if folder.name in (LOCKS, USERS, ABOUT) or not folder.is_dir():
+            if not DATASET.fullmatch(folder.name) or not folder.is_dir():
                 continue
             for entry in os.scandir(folder):
+                form = _HELD.fullmatch(entry.name)
+                if not form or not entry.is_file(follow_symlinks=False):
+                    continue
                 with contextlib.suppress(FileNotFoundError):  # removed or renamed meanwhile
-                    about, size = entry.stat(), None
-                    if entry.name.endswith(PARTIAL):
-                        size = int(entry.name.removesuffix(PARTIAL).rpartition(".")[2])
-                    found.append((about.st_mtime, size or about.st_size, Path(entry.path)))
+                    about = entry.stat()
+                    found.append((about.st_mtime, int(form[1] or about.st_size), Path(entry.path)))
         return found
 
     def _own(self, which: int) -> frozenset[str]:
@@ -191,6 +222,8 @@ class ShardCache:
         """Return the names of the files that other processes of this host read now."""
         used: set[str] = set()
         for path in (self.folder / USERS).iterdir():
+            if not _USER.fullmatch(path.name):
+                continue
             if self._user is not None and path.name == Path(self._user.name).name:
                 continue
             with path.open("r+") as file:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import faulty_proxy
 import pytest
@@ -14,7 +15,7 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.io.objects import snapshots
 from data_pipeline.io.objects.lease import Lease
 from data_pipeline.io.objects.opening import refusal
-from data_pipeline.io.objects.store import Store
+from data_pipeline.io.objects.store import TRIES, WAIT, Store
 
 
 @pytest.fixture(params=["s3", "gs"])
@@ -98,3 +99,11 @@ def test_a_refusal_is_not_tried_again():
     assert "the store refuses tree.json (Forbidden: https://x)" in str(forbidden)
     assert refusal(PermissionError("Access Denied"), "s3://b/run", "x") is not None
     assert refusal(OSError("Bad gateway"), "gs://b/run", "x") is None
+
+
+def test_the_document_says_how_often_a_request_is_tried():
+    page = Path(__file__).parents[2] / "docs" / "scale" / "loader.md"
+    waits = [f"{WAIT * 2**i:g}" for i in range(TRIES - 1)]
+    times = ("never", "once", "twice", "three times", "four times", "five times")[TRIES]
+    said = f"tried {times}, with waits of {', '.join(waits[:-1])} and {waits[-1]} seconds between"
+    assert said in " ".join(page.read_text(encoding="utf-8").split())

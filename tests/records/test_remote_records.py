@@ -3,6 +3,9 @@
 import itertools
 import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from data_pipeline.loading.mixture import open_datasets
 from data_pipeline.records import CacheSettings, remote
 from data_pipeline.records.digest import alike, dataset_content
 from data_pipeline.records.records import RecordWriter, make_record, open_records
-from data_pipeline.records.shard_cache import ABOUT
+from data_pipeline.records.shard_cache import ABOUT, FOLDER
 
 SHARDS, EACH = 12, 128 * 1024  # bytes of a shard of ten small pictures
 SIZES = ((8, 8), (8, 16))
@@ -132,7 +135,61 @@ def test_another_version_of_a_dataset_is_fetched_anew(address, data, tmp_path):
     again = remote.open_any(address, cache)
     assert (before, again[0]["caption"]) == ("0", "119")
     assert again.beside("sizes.npy").read_bytes() != sizes
-    assert len(list((cache.directory / ABOUT).iterdir())) == 1
+    assert records.beside("sizes.npy").read_bytes() == sizes  # this process still reads it
+
+
+def test_other_objects_at_the_address_make_no_other_version(address, data, tmp_path):
+    cache = cache_of(tmp_path)
+    records = remote.open_any(address, cache)
+    assert records[0]["caption"] == "0"
+    for name in ("README.md", "old/sizes.npy", f"old/{records.files[0][0]}"):
+        Store(address).upload(data / "features.json", name)
+    remote._listed.cache_clear()
+    again = remote.open_any(address, cache)
+    assert again._fetching.paths == records._fetching.paths
+    assert again._fetching.paths[0].exists()
+
+
+READS = """
+import sys, time
+from pathlib import Path
+from data_pipeline.records import CacheSettings, remote
+records = remote.open_any(sys.argv[1], CacheSettings(Path(sys.argv[2]), int(sys.argv[3])))
+print(records.beside("sizes.npy"), flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_a_live_process_reads_beside_the_shards_stays(address, data, tmp_path):
+    cache = cache_of(tmp_path)
+    command = [sys.executable, "-c", READS, address, str(cache.directory), str(cache.size)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            place = Path(other.stdout.readline().strip())
+            Store(address).upload(data / "sizes.npy", "repeats.npy")  # another version
+            remote.open_any(address, cache)
+            assert place.read_bytes() == (data / "sizes.npy").read_bytes()
+        finally:
+            other.kill()
+    again = remote.open_any(address, cache)
+    assert list((cache.directory / FOLDER / ABOUT).iterdir()) == [again._files.folder]
+    assert not place.exists()
+
+
+def test_a_cut_answer_for_a_file_beside_the_shards_is_asked_again(address, tmp_path, monkeypatch):
+    real, cut = Store.download, []
+
+    def download(store, name, path):
+        real(store, name, path)
+        if name not in cut:
+            cut.append(name)
+            os.truncate(path, 7)
+
+    monkeypatch.setattr(Store, "download", download)
+    records = remote.open_any(address, cache_of(tmp_path))
+    size = records._files.found["sizes.npy"][0]
+    assert records.beside("sizes.npy").stat().st_size == size
+    assert cut == ["dataset_info.json", "features.json", "sizes.npy"]
 
 
 def test_a_dataset_may_be_read_in_part_from_a_bucket(address, data, tmp_path):

@@ -9,17 +9,20 @@ import time
 
 import pytest
 
-from data_pipeline.records.shard_cache import PARTIAL, USERS, ShardCache
+from data_pipeline.records.shard_cache import ABOUT, PARTIAL, USERS, ShardCache
+
+SET, END = "0123456789ab-ba9876543210", ".array_record-00000-of-00001"  # names of the cache's form
 
 
 @pytest.fixture
 def cache(tmp_path):
-    (tmp_path / "set").mkdir()
+    (tmp_path / SET).mkdir()
     return ShardCache(tmp_path, 30)
 
 
 def path(cache, name):
-    return cache.folder / "set" / name
+    name, dot, partial = name.partition(".")
+    return cache.folder / SET / f"{name}{END}{dot}{partial}"
 
 
 def got(cache, name, size=10, **given):
@@ -27,7 +30,7 @@ def got(cache, name, size=10, **given):
 
 
 def names(cache):
-    return sorted(x.name for x in (cache.folder / "set").iterdir())
+    return sorted(x.name.replace(END, "") for x in (cache.folder / SET).iterdir())
 
 
 def aged(cache, *given):
@@ -67,18 +70,18 @@ import sys, time
 from pathlib import Path
 from data_pipeline.records.shard_cache import ShardCache
 cache = ShardCache(Path(sys.argv[1]), 30)
-place = cache.folder / "set"
+place, end = cache.folder / sys.argv[3], sys.argv[4]
 for name in "ab":
-    cache.get(place / name, 10, lambda path: path.write_bytes(bytes(10)))
-cache.use("set", [place / "a", place / "b"], [])
-(place / ("c.10" + sys.argv[2])).write_bytes(b"half")
+    cache.get(place / (name + end), 10, lambda path: path.write_bytes(bytes(10)))
+cache.use("set", [place / ("a" + end), place / ("b" + end)], [])
+(place / ("c" + end + ".10" + sys.argv[2])).write_bytes(b"half")
 print("ready", flush=True)
 time.sleep(600)
 """
 
 
 def test_what_another_process_reads_goes_last(cache, capsys):
-    command = [sys.executable, "-c", OTHER, str(cache.folder), PARTIAL]
+    command = [sys.executable, "-c", OTHER, str(cache.folder), PARTIAL, SET, END]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         try:
             assert other.stdout.readline() == "ready\n"
@@ -100,7 +103,7 @@ def test_what_another_process_reads_goes_last(cache, capsys):
 
 
 def test_a_file_that_is_larger_than_the_cache_is_an_error(cache):
-    with pytest.raises(OSError, match=r"a\.31.* is larger than the cache") as caught:
+    with pytest.raises(OSError, match=r"a.*\.31.* is larger than the cache") as caught:
         got(cache, "a", 31)
     assert (caught.value.errno, names(cache)) == (errno.ENOSPC, [])
 
@@ -158,4 +161,37 @@ def test_readers_are_told_of_what_is_removed(cache):
         got(cache, name)
         aged(cache, *names(cache))
     assert len(reader.gone) == 1
-    assert reader.gone[0] not in names(cache)
+    assert reader.gone[0] not in [path.name for path in (cache.folder / SET).iterdir()]
+
+
+def test_files_of_others_are_neither_counted_nor_removed(cache):
+    foreign = [f"photos/a{END}", f"{SET}/notes", f"{SET}/X{PARTIAL}", f"{SET}/deep{END}/notes"]
+    foreign += [f"{SET[:-1]}g/a{END}", f"{USERS}/notes", f"{USERS}/deep/notes"]
+    for name in foreign:
+        place = cache.folder / name
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(bytes(100))
+        os.utime(place, (0, 0))
+    assert cache.held() == 0
+    for name in "abcd":
+        got(cache, name)
+    cache.use("set", [path(cache, "d")], [])
+    got(cache, "e", 20)
+    assert cache.held() == 30
+    assert all((cache.folder / name).read_bytes() == bytes(100) for name in foreign)
+
+
+def test_a_file_beside_the_shards_that_comes_short_is_fetched_again(cache):
+    place, sent = cache.folder / ABOUT / "sizes.npy", [9, 9, 10]
+    place.parent.mkdir()
+
+    def short(to):
+        to.write_bytes(bytes(sent.pop(0)))
+
+    cache.get_about(place, 10, short)
+    assert place.stat().st_size == 10
+    cache.get_about(place, 10, short)  # it is here
+    sent[:] = [9, 9, 9]
+    with pytest.raises(OSError, match="sent 9 of 11 bytes"):
+        cache.get_about(place, 11, short)
+    assert [x.name for x in place.parent.iterdir()] == ["sizes.npy"]

@@ -113,23 +113,12 @@ class Store:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Return {name: bytes} of all objects below a folder, or "" for all. Raises OSError."""
-        start = self._place(folder)
-
-        def listed() -> dict[str, int]:
-            found = self._fs.find(start, detail=True)
-            inside = {path[len(start) :].lstrip("/"): about for path, about in found.items()}
-            start_of = f"{folder}/" if folder else ""
-            return {start_of + name: int(about["size"]) for name, about in inside.items()}
-
-        try:
-            return self._tried(folder, listed)
-        except FileNotFoundError:
-            return {}
+        return {name: size for name, (size, _) in self.stamps(folder).items()}
 
     def stamps(self, folder: str) -> dict[str, tuple[int, str]]:
-        """Return {name: (bytes, stamp)} of all objects below a folder. Raises OSError.
+        """Return {name: (bytes, stamp)} of all objects below a folder, or "" for all.
 
-        The stamp of an object changes when it is written anew.
+        Raises OSError. The stamp of an object changes when it is written anew.
         """
         start = self._place(folder)
 
