@@ -212,6 +212,7 @@ def toy_alone(workdir, cadence):
 from pathlib import Path
 from cv3jax.training.loop import Cadence
 from cv3jax.training.skipping import Skip
+from cv3jax.training.train_settings import Local
 from toy_runs import toy
 toy(Path({str(workdir)!r}), cadence={cadence})
 """
