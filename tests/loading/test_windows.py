@@ -86,6 +86,13 @@ def test_the_order_is_new_in_each_epoch_and_with_each_seed():
     assert shards[0] == shards[1]
 
 
+def test_the_draws_are_of_the_seed():
+    records = Shards([10] * 6)
+    first, again, other = (drawn(records, 4, seed=seed)["draw"] for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not (first == other).any()
+
+
 def test_a_host_with_few_of_the_rows_reads_few_of_the_shards():
     order = WindowOrder(np.full(640, 100), 64, 0, (), 128)
     for window in range(10):

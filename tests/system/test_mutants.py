@@ -61,6 +61,8 @@ NO_STEP_FIELDS = {
     "mesh": "how a step is spread: tests/distributed",
     "data.path": "which records",
     "data.cache": "what is read in place of what it is made of: tests/precompute",
+    "data.cache_dir": "where shards of a bucket are kept",
+    "data.cache_gb": "where shards of a bucket are kept",
     "data.threads": "speed",
     "data.workers": "speed",
     "text": "a random encoder's sizes",

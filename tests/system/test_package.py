@@ -112,7 +112,7 @@ def test_modules_that_security_names_have_the_bounds_that_it_says():
         ("cv3jax/weights/torch_file.py", "weights_only=True"),
         ("cv3jax/sampling/inputs.py", "allow_pickle=False"),
         ("data_pipeline/records/sizes.py", "allow_pickle=False"),
-        ("data_pipeline/loading/tokenizer.py", "trust_remote_code=False"),
+        ("data_pipeline/loading/tokenizer_files.py", "trust_remote_code=False"),
         ("data_pipeline/builder/report.py", "autoescape=True"),
         ("cv3jax/quickstart/report.py", "autoescape=True"),
     ):
