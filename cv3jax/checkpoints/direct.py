@@ -25,7 +25,8 @@ def is_small(place: Path, like: Any) -> bool:
     that has no readable store is not.
     """
     leaves = jax.tree.leaves(like)
-    alone = all(isinstance(leaf.sharding, SingleDeviceSharding) for leaf in leaves)
+    shardings = [getattr(leaf, "sharding", None) for leaf in leaves]
+    alone = all(isinstance(one, SingleDeviceSharding) for one in shardings)
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
     return bool(leaves) and alone and size <= SMALL and bool(stored_sizes.stored_shapes(place))
 

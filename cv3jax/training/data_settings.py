@@ -99,8 +99,8 @@ class DataSettings:
         "Feature cache of data.path, made by `cv3jax data encode`.", PATH, None
     )
     shuffle: str = field(
-        "global: among all records; windows:N: the order of shards, then records within windows of"
-        " N shards, so that shards are read one after the other.",
+        "Order of the records. global: shuffled among all; windows:N: the shards shuffled, then the"
+        " records within windows of N shards, so that shards are read one after the other.",
         _SHUFFLE,
         "global",
     )

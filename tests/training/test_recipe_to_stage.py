@@ -71,6 +71,7 @@ def test_the_loader_has_what_the_recipe_says(monkeypatch):
         crop=CROP,
         num_threads=3,
         num_workers=2,
+        niceness=data.BEHIND,  # on a CPU
         buckets=((16, 16), (16, 32)),
         min_side=12,
         max_damaged=7,
