@@ -27,7 +27,6 @@ threading.Event().wait()
     "gs": """
 import json, socket, threading
 from http import HTTPStatus
-from gcp_storage_emulator import server as emulator
 from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import objects
 
@@ -46,6 +45,7 @@ def checked(request, response, storage, *args, **kwargs):  # the emulator ignore
     return insert(request, response, storage, *args, **kwargs)
 
 objects.insert = checked
+from gcp_storage_emulator import server as emulator  # which takes `insert` when it is imported
 read = emulator._read_data
 
 def exact(handler, query):  # the emulator reads an upload as text: a last carriage return is lost
