@@ -1,7 +1,6 @@
 """Test uploads of outputs and datasets that were killed or failed, and what is left out of them."""
 
 import pytest
-from object_servers import BUCKET, environment, serving
 
 from data_pipeline.cli import main
 from data_pipeline.io.errors import InputError
@@ -15,20 +14,6 @@ from data_pipeline.scenes import command
 from data_pipeline.scenes.dataset import build
 
 KEPT = {"dataset", "dataset.json"}  # of a dataset that is to be published
-
-
-@pytest.fixture(scope="module", params=["s3", "gs"])
-def server(request):
-    with serving(request.param) as port, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(request.param, port).items():
-            patch.setenv(name, value)
-        yield f"{request.param}://{BUCKET}"
-
-
-@pytest.fixture
-def bucket(server, tmp_path, monkeypatch):
-    monkeypatch.setenv("CV3JAX_STORES", str(tmp_path / "stores"))
-    return f"{server}/{tmp_path.name}"
 
 
 def failing(patch) -> None:

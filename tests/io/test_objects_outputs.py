@@ -9,7 +9,6 @@ import shutil
 import build_inputs
 import pytest
 from image_shards import tar
-from object_servers import BUCKET, environment, serving
 
 from data_pipeline.cli import main
 from data_pipeline.io.errors import InputError
@@ -20,20 +19,6 @@ from data_pipeline.io.objects.outputs import output
 from data_pipeline.io.objects.places import place_of, public, shown
 from data_pipeline.io.objects.store import Store
 from data_pipeline.records.records import open_records
-
-
-@pytest.fixture(scope="module", params=["s3", "gs"])
-def server(request):
-    with serving(request.param) as port, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(request.param, port).items():
-            patch.setenv(name, value)
-        yield f"{request.param}://{BUCKET}"
-
-
-@pytest.fixture
-def bucket(server, tmp_path, monkeypatch):
-    monkeypatch.setenv("CV3JAX_STORES", str(tmp_path / "stores"))
-    return f"{server}/{tmp_path.name}"
 
 
 def names(address: str) -> set[str]:
