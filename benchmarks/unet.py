@@ -3,18 +3,18 @@
     python benchmarks/unet.py --json benchmarks/results/unet.json
 
 Seconds of a forward pass and of a train step are measured. Each side has a process of its own, and
-they take turns; with --apart one runs after the other, each with the whole memory of a GPU. On a
-CPU both compute in float32. On a GPU both compute in bfloat16, attention is cuDNN's on both sides,
-and PyTorch runs a second time under torch.compile. In a forward pass the weights have that
-precision. A train step keeps them in float32; it consists of the mean squared error, its gradient,
-clipping by the global norm, AdamW and an EMA. Ours is `make_train_step`; PyTorch's uses its fused
-AdamW. On a CPU, ours has its memory in huge pages, as `cv3jax train` has, and PyTorch runs a second
-time with them too. Both sides must agree in their outputs and in their losses after one step. MFU
-is given if the chip's peak is known, and the memory is that of one call: of ours as XLA plans it,
-of PyTorch's as its allocator counts it on a GPU. The JSON is written as soon as a side has its
-figures. Exits 1 if a median ratio is above 1.0 (on a GPU: 0.8, against torch.compile), or if the
-full-size train step has less than 60 % MFU on a GPU. Needs PyTorch (`make setup-torch`) and
-diffusers.
+they take turns of two calls, of which the second is timed; with --apart one runs after the other,
+each with the whole memory of a GPU. On a CPU both compute in float32. On a GPU both compute in
+bfloat16, attention is cuDNN's on both sides, and PyTorch runs a second time under torch.compile. In
+a forward pass the weights have that precision. A train step keeps them in float32; it consists of
+the mean squared error, its gradient, clipping by the global norm, AdamW and an EMA. Ours is
+`make_train_step`; PyTorch's uses its fused AdamW. On a CPU, ours has its memory in huge pages, as
+`cv3jax train` has, and PyTorch runs a second time with them too. Both sides must agree in their
+outputs and in their losses after one step. MFU is given if the chip's peak is known, and the memory
+is that of one call: of ours as XLA plans it, of PyTorch's as its allocator counts it on a GPU. The
+JSON is written as soon as a side has its figures. Exits 1 if a median ratio is above 1.0 (on a GPU:
+0.8, against torch.compile), or if the full-size train step has less than 60 % MFU on a GPU. Needs
+PyTorch (`make setup-torch`) and diffusers.
 """
 
 import argparse
