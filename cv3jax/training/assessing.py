@@ -156,7 +156,8 @@ def identity(
     return json_digest(
         [
             read,
-            train.eval_data and [dataset_content(train.eval_data), train.eval_records],
+            train.eval_data
+            and [dataset_content(train.eval_data, settings.data.shard_cache), train.eval_records],
             pictures and [train.metrics, pictures.prompts, *protocols],
         ]
     )[:12]

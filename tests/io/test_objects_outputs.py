@@ -15,7 +15,7 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.io.objects import mirror, reading, snapshots
 from data_pipeline.io.objects.lease import NAME as LEASE
 from data_pipeline.io.objects.lease import Lease
-from data_pipeline.io.objects.outputs import output
+from data_pipeline.io.objects.outputs import dataset, output
 from data_pipeline.io.objects.places import place_of, public, shown
 from data_pipeline.io.objects.store import Store
 from data_pipeline.records.records import open_records
@@ -57,6 +57,49 @@ def test_somebody_elses_objects_are_not_replaced(bucket, tmp_path):
     with pytest.raises(InputError, match="that no command of cv3jax published"):
         output(f"{bucket}/theirs").__enter__()
     assert names(f"{bucket}/theirs") == {"x"}
+
+
+def test_an_object_of_somebody_else_in_an_output_is_not_replaced(bucket, tmp_path):
+    address, (mine, theirs) = f"{bucket}/mixed", ("0.png", "1.png")
+    with output(address) as out:
+        (out / mine).write_text("mine")
+    (tmp_path / "x").write_text("theirs")
+    Store(address).upload(tmp_path / "x", theirs)
+
+    def draw():
+        with output(address) as out:
+            (out / mine).write_text("newer")
+            (out / theirs).write_text("also mine")
+
+    for _ in range(2):  # the first try does not make it ours
+        with pytest.raises(InputError, match=f"^{address}/{theirs} is somebody else's object"):
+            draw()
+    assert Store(address).read(theirs).data == b"theirs"
+    assert Store(address).read(mine).data == b"mine"
+    assert (place_of(address) / "work" / theirs).read_text() == "also mine"  # nothing is lost
+    Store(address).remove([theirs])
+    draw()
+    assert Store(address).read(theirs).data == b"also mine"
+
+
+def test_a_dataset_that_was_published_meanwhile_is_not_replaced(bucket, tmp_path, monkeypatch):
+    address, publish = f"{bucket}/raced", snapshots.publish
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "b").write_text("2")
+
+    def late(store, folder, digests, before, *args, **kwargs):
+        publish(store, tmp_path / "other", {"b": None}, before, plain=True)  # another command's
+        return publish(store, folder, digests, before, *args, **kwargs)
+
+    def make(place):
+        place.mkdir()
+        (place / "a").write_text("1")
+        return {}
+
+    monkeypatch.setattr(snapshots, "publish", late)
+    with pytest.raises(InputError, match=f"--out {address}: another command has written there"):
+        dataset(address, make, [], overwrite=False)
+    assert (place_of(address) / "dataset" / "a").exists()
 
 
 def test_an_output_keeps_its_names_and_is_resumed(bucket):

@@ -138,6 +138,7 @@ def publish(
 
     Raises:
         LostError: another process has published.
+        InputError: somebody else's object has the name of a plain one; nothing is replaced.
         OSError: the store fails; what was published before remains.
     """
     old, stamp = before or ({}, None)
@@ -160,6 +161,7 @@ def publish(
             return before
         begun = read_begun(store) if plain and before else set()
         if plain and new:
+            _check_free(store, {*new} - {place for _, _, place in old.values()} - begun)
             # until they are whole, nothing names them
             allowed()
             left = {name: about for name, about in old.items() if name not in new}
@@ -172,6 +174,15 @@ def publish(
     gone = begun | {place for _, _, place in old.values()}
     store.remove(sorted(gone - {place for _, _, place in files.values()}))
     return files, stamp
+
+
+def _check_free(store: Store, names: set[str]) -> None:
+    """Raise InputError where an object has a name that this program has not given to one there."""
+    if names and (taken := sorted(names & store.sizes("").keys())):
+        raise InputError(
+            f"{store.address}/{taken[0]} is somebody else's object, which is not replaced; move it"
+            " away and run the same command again, or give another address"
+        )
 
 
 def _write(store: Store, files: Files, stamp: str | None, begun: Collection[str] = ()) -> str:
@@ -237,7 +248,7 @@ def fetch(
             return None
         try:
             files = wanted(tree[0])
-            _check_room(store, folder, sum(size for size, _, _ in files.values()))
+            check_room(store, folder, sum(size for size, _, _ in files.values()))
             with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
                 list(pool.map(lambda item: _get(store, folder, *item), files.items()))
             return tree
@@ -251,7 +262,7 @@ def fetch(
     raise AssertionError("there is at least one try")
 
 
-def _check_room(store: Store, folder: Path, size: int) -> None:
+def check_room(store: Store, folder: Path, size: int) -> None:
     """Raise InputError where a disk has not the room for so many bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(folder).free) < size + SPARE:
