@@ -32,6 +32,7 @@ GPUS = {"a100": "nvidia-a100-80gb", "h100": "nvidia-h100-80gb", "h200": "nvidia-
 POD_NAME = 63  # characters
 WRITTEN = ("--workdir", "--out")  # flags of what a command writes
 LOCAL = ("--config.train.local_dir", "--config.data.cache_dir")  # and of each host's own disk
+NONE, ADDRESSES = "none", ("gs://", "s3://")
 
 
 class Topology(NamedTuple):
@@ -121,11 +122,14 @@ def jobset(
     for variable in container.get("env", []):
         if variable["name"] == "JAX_NUM_PROCESSES":
             variable["value"] = str(topology.hosts)
+    if volume == NONE:
+        without_volume(pod, command)
+        return made
     claim, _, path = volume.partition(":")
     if not claim or not path.startswith("/"):
         raise InputError(
             f"--volume={volume}: give CLAIM:/PATH, the name of a PersistentVolumeClaim and where it"
-            " is mounted"
+            f" is mounted, or {NONE}"
         )
     container["volumeMounts"][0]["mountPath"] = path
     for variable in container["env"]:
@@ -133,10 +137,27 @@ def jobset(
             variable["name"] == "JAX_COMPILATION_CACHE_DIR"
         ):  # a container's own would be lost with it
             variable["value"] = f"{path.rstrip('/')}/.cache/xla"
-        if variable["name"] == "CV3JAX_STORES":  # all hosts write a checkpoint together
-            variable["value"] = f"{path.rstrip('/')}/.cache/stores"
     pod["volumes"][0]["persistentVolumeClaim"]["claimName"] = claim
     return made
+
+
+def without_volume(pod: dict, command: list[str]) -> None:
+    """Take the volume that all hosts share out of a JobSet's pods: all that stays is in buckets.
+
+    Raises InputError where the command would write to a path, which would be lost with its pod.
+    """
+    for flag, value in _given(command):
+        if flag in WRITTEN and not value.startswith(ADDRESSES):
+            raise InputError(
+                f"--volume={NONE}: {flag} {value} would be lost with its pod; give {flag} gs://…,"
+                " or a --volume"
+            )
+    [container], first = pod["containers"], pod["volumes"].pop(0)["name"]
+    mounts = [mount for mount in container["volumeMounts"] if mount["name"] != first]
+    container["volumeMounts"] = mounts
+    # launch/task.sh keeps compiled programs beside the workdir
+    others = [one for one in container["env"] if one["name"] != "JAX_COMPILATION_CACHE_DIR"]
+    container["env"] = others
 
 
 def mount_bucket(made: dict, given: str, command: list[str]) -> None:
@@ -219,7 +240,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--volume",
         default="runs:/runs",
-        help="CLAIM:/PATH, a volume that all hosts can write to (default: runs:/runs)",
+        help=(
+            "CLAIM:/PATH, a volume that all hosts can write to (default: runs:/runs), or none where"
+            " all that the command writes is in buckets"
+        ),
     )
     parser.add_argument(
         "--bucket",

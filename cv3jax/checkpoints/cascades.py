@@ -35,7 +35,7 @@ def save_part(directory: str | Path, params: Any) -> None:
 
     from cv3jax.checkpoints import streaming
     from cv3jax.checkpoints.signing import Signer
-    from cv3jax.checkpoints.writing import os_error, remove_unfinished
+    from cv3jax.checkpoints.writing import UNFINISHED, os_error, remove_unfinished
 
     path = checkpoint_path(directory)
     signer = Signer(path.parent, path.name)
@@ -44,7 +44,7 @@ def save_part(directory: str | Path, params: Any) -> None:
         handler, args = streaming.handler(), streaming.save_args(params)
     try:
         with ocp.AsyncCheckpointer(handler, async_options=signer.options()) as checkpointer:
-            signer.begin()
+            signer.begin(f"{path.name}{UNFINISHED}")
             checkpointer.save(path, args=args, force=True)
     except (OSError, ValueError) as e:
         if (reason := os_error(e)) is None:

@@ -17,10 +17,17 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from cv3jax.checkpoints import manifest
 from cv3jax.checkpoints.signing import Signer
-from cv3jax.checkpoints.writing import MISMATCH, checkpoint_path, os_error, remove_unfinished
-from cv3jax.distributed import processes
+from cv3jax.checkpoints.writing import (
+    MISMATCH,
+    UNFINISHED,
+    checkpoint_path,
+    os_error,
+    remove_unfinished,
+)
+from cv3jax.distributed import hosts, processes
 from data_pipeline.io.bounded_json import OWN, ParseError, load_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
+from data_pipeline.io.objects.store import address_of
 
 if TYPE_CHECKING:  # not part of a plain install, which reads checkpoints and writes none
     import grain
@@ -70,7 +77,7 @@ def open_manager(
     the step `best()`. Saves run in the background.
     """
     path = checkpoint_path(directory)
-    signer = Signer(path, "[0-9]*")
+    signer = Signer(path, "[0-9]*", steps=True)
     kept = [policies.LatestN(keep), Kept(best)]
     kept += [policies.EveryNSteps(keep_every)] if keep_every else []
     options = ocp.CheckpointManagerOptions(
@@ -107,6 +114,26 @@ def remove_old(
             shutil.rmtree(Path(directory) / str(step))
 
 
+def settle(
+    directory: str | Path, keep: int, keep_every: int = 0, best: int | None = None
+) -> int | None:
+    """Do `remove_old` in process 0, and return the newest step there; all processes call it.
+
+    Where hosts are apart, the others remove the checkpoints that process 0 does not have.
+    """
+
+    def left() -> list[int]:
+        remove_old(directory, keep, keep_every, best)
+        return steps(directory)
+
+    there = processes.first("old", left)
+    if hosts.leads() and not processes.main():
+        for step in {*steps(directory)} - {*there}:
+            shutil.rmtree(Path(directory) / str(step))
+    processes.barrier("settled")
+    return there[-1] if there else None
+
+
 def save(
     manager: ocp.CheckpointManager,
     step: int,
@@ -130,7 +157,7 @@ def save(
     }
     with _writing(manager):
         manager.wait_until_finished()
-        _SIGNERS[manager].begin()
+        _SIGNERS[manager].begin(f"{step}{UNFINISHED}/state{UNFINISHED}")
         manager.save(step, args=ocp.args.Composite(**items), force=True)
 
 
@@ -163,9 +190,12 @@ def _writing(manager: ocp.CheckpointManager):
         kept = (
             f"the checkpoint of step {left[-1]} remains" if left else "there is no checkpoint yet"
         )
+        if hosts.apart(directory):
+            kept = "the newest whole one remains"
+        room = "" if address_of(str(reason.filename)) else "free some disk space and "
         line = (
-            f"a checkpoint could not be written ({reason.strerror}), {kept}; free some disk space"
-            " and run the same command to resume"
+            f"a checkpoint could not be written ({reason.strerror}), {kept}; {room}run the same"
+            " command to resume"
         )
         raise OSError(reason.errno, line, str(directory)) from e
 
@@ -173,9 +203,12 @@ def _writing(manager: ocp.CheckpointManager):
 def damage(directory: str | Path, step: int) -> str | None:
     """Return how the checkpoint of `step` differs from what was written, or None.
 
-    All processes call this together, and each reads its share of the files.
+    All processes call this together, and each reads its share of the files, or none where it does
+    not see them.
     """
-    problem = manifest.damage(Path(directory) / str(step), processes.share())
+    apart = hosts.apart(Path(directory))
+    share = apart.reading() if apart else processes.share()
+    problem = share and manifest.damage(Path(directory) / str(step), share)
     return next(filter(None, processes.gather("damage", problem)), None)
 
 

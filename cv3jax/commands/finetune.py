@@ -92,7 +92,8 @@ def prepared(
     check_fit(settings)
     check_directory(workdir, "--workdir")
     with hold(workdir):  # a run that goes on there removes checkpoints
-        begun = check_unchanged(settings, workdir, resume_from, allowed)
+        looked = (settings, workdir, resume_from, allowed)
+        begun = processes.first("begun", lambda: check_unchanged(*looked))
     begun = None if "data.path" in allowed else begun
     config.data.update(prepare(pictures, workdir, settings.stage, chosen, begun=begun))
     return config

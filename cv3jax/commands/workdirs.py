@@ -1,48 +1,32 @@
 """The workdir of a run of one process or many, where it may be in an object store."""
 
 import contextlib
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from cv3jax.distributed import processes
-from data_pipeline.io.errors import InputError
-from data_pipeline.io.objects.mirror import mirrored
-from data_pipeline.io.objects.places import PLACE, base, place_of
+from cv3jax.distributed import hosts, processes
+from cv3jax.distributed.preemption import has_checkpoint
+from data_pipeline.io.objects.mirror import holding
+from data_pipeline.io.objects.places import place_of
 from data_pipeline.io.objects.store import address_of
-
-TOKEN = "hosts"  # in the directory of an address: what process 0 wrote last
 
 
 @contextlib.contextmanager
 def opened(workdir: Path) -> Iterator[Path]:
-    """Yield the directory to work in, as `mirrored` does; all processes of the run call it.
+    """Yield the directory to work in; all processes of the run call it.
 
-    Process 0 has the lease and publishes. Checkpoints are written by all processes together, so
-    all must see its directory.
+    Of an address, process 0 has the lease and publishes. The others work in its directory where
+    they see it, and otherwise in one of their own machine (`hosts`).
 
     Raises:
-        InputError: they do not, or as `mirrored` does.
-        OSError: as `mirrored` does.
+        InputError: as `mirrored` and the store do.
+        OSError: the store fails; what was published before remains.
     """
-    with mirrored(workdir, main=processes.main()) as place:
-        if (address := address_of(workdir)) is not None:
-            _check_seen(address)
+    address = address_of(workdir)
+    if address is None:
+        yield workdir
+        return
+    place = place_of(address) / "work"
+    held = holding(address) if processes.main() else contextlib.nullcontext()
+    with held as mirror, hosts.sharing(address, mirror, lambda: has_checkpoint(place)):
         yield place
-
-
-def _check_seen(address: str) -> None:
-    """Raise InputError unless this process sees what process 0 writes for an address."""
-    note = place_of(address) / TOKEN
-
-    def write() -> str:
-        token = uuid.uuid4().hex
-        note.write_text(token)
-        return token
-
-    token = processes.first("mirror", write)
-    if not note.is_file() or note.read_text() != token:
-        raise InputError(
-            f"--workdir {address}: the processes of this run do not see one directory; set"
-            f" {PLACE} (here {base()}) to one that all hosts share, or give a --workdir there"
-        )

@@ -21,7 +21,7 @@ from cv3jax.cascade.stage_sampler import fold, make_stage_sampler
 from cv3jax.checkpoints.description import StageDescription
 from cv3jax.diffusion.pixels import down2, to_pixels, up2
 from cv3jax.distillation.settings import DistillSettings
-from cv3jax.distributed import processes
+from cv3jax.distributed import hosts, processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.reports.pictures import contact_sheet
 from cv3jax.training.previews import first_images, preview_prompts
@@ -131,6 +131,7 @@ def references(
     """
     key = json.dumps([origin, steps], sort_keys=True)
     if processes.first("references", lambda: _kept(path, key) is not None):
+        hosts.bring(path)
         return dict(zip(steps, _kept(path, key), strict=True))
     params = load()
     made = {n: bench.sample(stage, params, n) for n in steps}

@@ -47,12 +47,12 @@ class Watch:
         )
 
     def lines(self, before: int | None = None) -> list[dict]:
-        """Return the evaluations, {"step", "all", and each w}, of steps before `before`."""
-        return [
-            line
-            for line in read_lines(self.directory / LINES)
-            if before is None or line["step"] < before
-        ]
+        """Return the evaluations, {"step", "all", and each w}, of steps before `before`.
+
+        It is process 0 that reads them; all call it.
+        """
+        every = processes.first("evaluations", lambda: read_lines(self.directory / LINES))
+        return [line for line in every if before is None or line["step"] < before]
 
     def best(self) -> dict | None:
         """Return the evaluation of the weights that are kept, or None where there are none yet.
@@ -92,7 +92,6 @@ class Watch:
         # all processes decode
         ours, theirs = (self.bench.at_one_weight(each) for each in (latents, self._full))
         preview = Preview(picture, ours, self.bench.prompts, theirs)
-        processes.barrier("evaluated")  # all processes have read the lines of earlier steps
         if processes.main():
             keep_preview(self.directory / "previews", step, preview)
             with replacing(self.directory / LINES) as temporary:

@@ -33,7 +33,7 @@ from cv3jax.distillation.resume import (
 from cv3jax.distillation.settings import DistillSettings, RoundSettings, span, within
 from cv3jax.distillation.speed import round_speed
 from cv3jax.distillation.teachers import taught
-from cv3jax.distributed import processes
+from cv3jax.distributed import hosts, processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.recipes import Source
 from cv3jax.training import heartbeat, wandb_run
@@ -131,6 +131,7 @@ def run(
                     work, round, teacher, place, bench, full, None if n else student, pending
                 )
             rows.append(Row(round.steps, round.number, figures["distance"]))
+            hosts.bring(place / f"{BEST}.npz")
             with np.load(place / f"{BEST}.npz", allow_pickle=False) as file:
                 pictures[f"{round.steps} steps"] = file["latents"]
             picture = bench.picture(pictures)  # all processes decode
@@ -174,6 +175,7 @@ def run_round(
     Its cascade holds the best weights. student: the stage whose weights it begins with; None for
     the teacher's.
     """
+    hosts.bring(teacher.directory)  # the round before may have made it
     stage = work.settings.of_round(round.number).stage
     name = f"{stage.stage} {round.steps} steps"
     described = building.student_stage(work, round)

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cv3jax.distributed import hosts
 from cv3jax.distributed.liveness import Peers
 from data_pipeline.io import signals
 from data_pipeline.io.errors import FailedRunError, StoppedError
@@ -31,7 +32,7 @@ def preemptible(workdir: Path) -> Iterator[None]:
     code is 0 also between its loops, where there is nothing to save; 143 before the first one.
     """
     try:
-        with signals.saving(lambda: _has_checkpoint(workdir)):
+        with signals.saving(lambda: hosts.saved() or has_checkpoint(workdir)):
             yield
     except StoppedError as e:
         if e.signal != signal.SIGTERM:
@@ -39,7 +40,7 @@ def preemptible(workdir: Path) -> Iterator[None]:
         say(f"cv3jax: {e}")
 
 
-def _has_checkpoint(workdir: Path) -> bool:
+def has_checkpoint(workdir: Path) -> bool:
     """Return whether this run, or a round of this distillation, has saved anything."""
     places = (workdir, *(workdir / "rounds").glob("*"))
     return any(path.name.isdigit() for place in places for path in place.glob("checkpoints/*"))

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from cv3jax.distributed import processes
+from cv3jax.distributed import hosts, processes
 from cv3jax.lora.class_pictures import draw_class_pictures
 from cv3jax.lora.features import features_of
 from cv3jax.lora.folder_captions import is_packed
@@ -67,4 +67,10 @@ def prepare(
         return fields
 
     with hold(workdir):  # another run may be reading what would be written again
-        return processes.first("pictures", make)
+        fields, theirs = processes.first("pictures", lambda: [make(), str(workdir)])
+    for name, value in fields.items():
+        if Path(value).is_relative_to(theirs):  # the workdir as process 0 has it
+            place = workdir / Path(value).relative_to(theirs)
+            hosts.bring(place)
+            fields[name] = str(place)
+    return fields

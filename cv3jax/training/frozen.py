@@ -12,7 +12,7 @@ import jax
 from cv3jax.cascade.parts import build_model, load_params, t5_init
 from cv3jax.checkpoints import cascades, manifest
 from cv3jax.checkpoints.description import CascadeDescription, StageDescription, VaeDescription
-from cv3jax.distributed import processes
+from cv3jax.distributed import hosts, processes
 from cv3jax.distributed.backend import jit_once, waiting
 from cv3jax.distributed.partitioning import tree_sharding
 from cv3jax.models.precision import as_computed
@@ -154,6 +154,7 @@ def random_text(
             )
         manifest.write(folder)
     processes.barrier("tokenizer")
+    hosts.bring(folder)
     init = t5_init(build_model(T5Encoder, settings.text.description.model))
     shardings = tree_sharding(jax.eval_shape(init, jax.random.key(0)), mesh)
     with waiting("making the random text encoder"):

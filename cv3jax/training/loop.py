@@ -73,9 +73,7 @@ def train_loop(
             remove_unfinished(directory)
             evaluations.begin()
     evaluations.share()
-    with processes.main_first("old"):
-        if processes.main():
-            runs.remove_old(directory, *stay, evaluations.kept)
+    there = runs.settle(directory, *stay, evaluations.kept)
     manager = runs.open_manager(directory, *stay, lambda: evaluations.kept)
     with contextlib.ExitStack() as at_end:  # in reverse order, whatever happens
         at_end.callback(manager.close)
@@ -136,7 +134,8 @@ def train_loop(
                 line = _due(step, cadence.log) or _due(step, cadence.save) or step == cadence.steps
                 if line or step % CHECK == 0:
                     runs.check_saved(manager)
-                looked.append((step, _look(step, metrics, skips, work.rate, manager)))
+                saved = manager.latest_step() or there
+                looked.append((step, _look(step, metrics, skips, work.rate, saved)))
                 log.advance()
                 heartbeat.note(step=step)
                 speed.count(flops)
@@ -273,7 +272,7 @@ def _due(step: int, every: int) -> bool:
     return bool(every) and step % every == 0
 
 
-def _look(step: int, metrics: dict, skips: Skips, rate: str, manager: Any) -> dict[str, float]:
+def _look(step: int, metrics: dict, skips: Skips, rate: str, saved: int | None) -> dict[str, float]:
     """Return the metrics as floats, or {} for a skipped update.
 
     Raises NonFiniteLossError where they are not finite, or too many updates were skipped.
@@ -284,7 +283,6 @@ def _look(step: int, metrics: dict, skips: Skips, rate: str, manager: Any) -> di
     if not skipped and not_finite(values):
         wrong = not_finite(values)
     if wrong:
-        saved = manager.latest_step()
         kept = f"the checkpoint of step {saved} remains" if saved else "there is no checkpoint yet"
         lower = f"a lower --config.{rate}{f' with --allow-changed {rate}' if saved else ''}"
         raise NonFiniteLossError(

@@ -1,12 +1,13 @@
 """Restore the newest checkpoint of a run: of its workdir, or of the machines' own disks."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from cv3jax.checkpoints import runs
-from cv3jax.distributed import processes
+from cv3jax.distributed import hosts, processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.training.local_saves import Found, LocalSaves
 from cv3jax.training.train_step import TrainState, as_stored, from_stored
@@ -42,6 +43,7 @@ def restored(
         work.data.start_prefetch()
     elif latest is not None:
         with waiting(f"loading the checkpoint of step {latest}"):
+            hosts.bring(Path(manager.directory) / str(latest))
             run = runs.run_of(manager.directory, latest)
             found = Found(latest, runs.restore(manager, latest, like, work.data), {}, run)
     if found is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cv3jax.checkpoints import manifest, runs
-from cv3jax.distributed import processes
+from cv3jax.distributed import hosts, processes
 from cv3jax.training import heartbeat
 from cv3jax.training.changes import Asked, check_changes, merged, read_history
 from data_pipeline.io import locks
@@ -26,13 +26,15 @@ class Resumed(NamedTuple):
 def hold(workdir: Path):
     """Hold `workdir` for this run: one process has the lock, the others check the directory.
 
+    Where hosts are apart, one process of each has the lock of its own directory.
+
     Raises:
         InputError: another run holds it, or this process sees another directory.
     """
-    with locks.hold(workdir) if processes.main() else contextlib.nullcontext():
+    with locks.hold(workdir) if hosts.leads() else contextlib.nullcontext():
         processes.barrier("lock")
         patience = time.monotonic() + SHARED
-        while not processes.main() and not (workdir / locks.NAME).exists():
+        while not hosts.leads() and not (workdir / locks.NAME).exists():
             if time.monotonic() > patience:
                 raise InputError(
                     f"--workdir {workdir}: this is not the directory that process 0 sees there;"

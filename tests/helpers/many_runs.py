@@ -24,6 +24,7 @@ from subprocesses import environment
 
 from cv3jax import cli
 from cv3jax.checkpoints import manifest, runs
+from cv3jax.commands.workdirs import opened
 from cv3jax.distributed import partitioning, processes
 from cv3jax.distributed.batches import own_rows, placer
 from cv3jax.distributed.fsdp import Layout
@@ -154,7 +155,8 @@ def run(
         return step_fn(state, batch)
 
     with resume.hold(workdir):
-        state = create() if not runs.steps(workdir / "checkpoints") else None
+        there = processes.first("there", lambda: runs.steps(workdir / "checkpoints"))
+        state = None if there else create()
         cadence = Cadence(steps, log=1, save=save, preview=0, keep=3, posthoc=posthoc, local=local)
         return train_loop(Work("many", like, data, place, step), workdir, state, cadence, {})[0]
 
@@ -172,12 +174,17 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--save", type=int, default=0)
     parser.add_argument("--local", type=Path)
     parser.add_argument("--posthoc", type=int)
+    parser.add_argument("--stores")  # of an address: where each process has a disk of its own
     args = parser.parse_args(argv)
+    if args.stores:
+        os.environ["CV3JAX_STORES"] = f"{args.stores}/{args.process_id}"
     processes.start(args)
 
     def before(step: int) -> None:
         time.sleep(args.pause)
         if step == args.at and args.who in (jax.process_index(), ALL):
+            if args.what == "wait":
+                time.sleep(900)
             if args.what == "raise":
                 raise ZeroDivisionError("nothing divides by zero")
             os.kill(os.getpid(), getattr(signal, args.what))
@@ -186,9 +193,9 @@ def main(argv: list[str]) -> None:
     if args.local:  # each process has a disk of its own
         local = Local(1, args.local / str(args.process_id))
     mesh = make_mesh(data=8 // args.fsdp, fsdp=args.fsdp)
-    with mock.patch.object(manifest, "settled", noting(args)):
+    with opened(args.workdir) as workdir, mock.patch.object(manifest, "settled", noting(args)):
         run(
-            args.workdir,
+            workdir,
             args.steps,
             mesh,
             before=before,
@@ -201,6 +208,8 @@ def main(argv: list[str]) -> None:
 def noting(args: argparse.Namespace):
     """Return `manifest.settled`, which notes the names that this process hashes in a file."""
     settled = manifest.settled
+    if args.stores:
+        return settled
 
     def noted(files: dict) -> dict:
         with (args.workdir / f"hashed.{args.process_id}").open("a") as file:
@@ -233,22 +242,26 @@ def start(
     Process `who`, or ALL, does `what` before step `at`. `more`: other flags of `main`. Returns
     (exit code, stderr) of each.
     """
-    flags = {
-        "workdir": workdir,
-        "steps": steps,
-        "pause": pause,
-        "what": what,
-        "who": who,
-        "at": at,
-        "posthoc": posthoc,
-        "patience": PATIENCE,
-        **more,
-    }
-    return together(
-        [__file__, *(f"--{name}={value}" for name, value in flags.items())],
-        count,
-        who if what == "SIGSTOP" else None,
-    )
+    given = {"pause": pause, "what": what, "who": who, "at": at, "posthoc": posthoc, **more}
+    return together(command(workdir, steps, **given), count, who if what == "SIGSTOP" else None)
+
+
+def command(workdir: Path | str, steps: int, **more: object) -> list[str]:
+    """Return the arguments of Python that run `main`."""
+    flags = {"workdir": workdir, "steps": steps, "pause": 0.0, "posthoc": 0, **more}
+    flags = {"patience": PATIENCE, **flags}
+    return [__file__, *(f"--{name}={value}" for name, value in flags.items())]
+
+
+def begin(command: list[str], count: int = 2) -> list[subprocess.Popen]:
+    """Start Python code in `count` processes with 8 / `count` devices each."""
+    env = environment(JAX_NUM_CPU_DEVICES=str(8 // count), NPROC="64")
+    flags = (f"--coordinator=127.0.0.1:{free_port()}", f"--num-processes={count}")
+    commands = [[sys.executable, *command, *flags, f"--process-id={i}"] for i in range(count)]
+    return [
+        subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
 
 
 def together(command: list[str], count: int = 2, stopped: int | None = None) -> list[tuple]:
@@ -256,14 +269,7 @@ def together(command: list[str], count: int = 2, stopped: int | None = None) -> 
 
     They have 8 / `count` devices each. The process that is `stopped` is killed.
     """
-    env = environment(JAX_NUM_CPU_DEVICES=str(8 // count), NPROC="64")
-    flags = (f"--coordinator=127.0.0.1:{free_port()}", f"--num-processes={count}")
-    commands = [[sys.executable, *command, *flags, f"--process-id={i}"] for i in range(count)]
-    processes = [
-        subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
-        for command in commands
-    ]
-    said = [""] * count
+    processes, said = begin(command, count), [""] * count
     try:
         for i in sorted(range(count), key=lambda i: i == stopped):
             if i == stopped:

@@ -183,7 +183,7 @@ def test_an_unchanged_file_is_read_once(bucket, monkeypatch):
     monkeypatch.setattr(snapshots, "_hash", lambda path: hashed.append(path.name) or of(path))
     store = Store(f"{bucket}/once")
     lease = Lease(store, "--workdir", 60)
-    one = mirror._Mirror(store, lease, False)
+    one = mirror.Mirror(store, lease, False)
     one.pull()
     (one.work / "large").write_text("large")
     os.utime(one.work / "large", (1, 1))
@@ -201,7 +201,7 @@ def test_an_unchanged_file_is_read_once(bucket, monkeypatch):
 def test_what_failed_once_is_published_later(bucket, monkeypatch):
     store, upload, down = Store(f"{bucket}/later"), Store.upload, [False]
     lease = Lease(store, "--out", 60)
-    one = mirror._Mirror(store, lease, True)
+    one = mirror.Mirror(store, lease, True)
     one.pull()
 
     def fails(self, path, name):

@@ -154,9 +154,32 @@ def test_gke_options(gke, capsys):
     assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "disk"
     assert container["volumeMounts"][0]["mountPath"] == "/mnt/runs"
     assert cache_of(container) == "/mnt/runs/.cache/xla"
-    assert {"name": "CV3JAX_STORES", "value": "/mnt/runs/.cache/stores"} in container["env"]
     assert pod["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
     assert "cloud.google.com/gke-spot" in {toleration["key"] for toleration in pod["tolerations"]}
+
+
+@pytest.mark.parametrize("volume", ["disk:/mnt/runs", "none"])
+@pytest.mark.parametrize("topology", ["v5e:4x4", "h100:4x8x1"])
+def test_gke_gives_each_host_a_disk_for_a_workdir_in_a_bucket(gke, capsys, topology, volume):
+    command = ["cv3jax", "train", "--config=base_512", "--workdir=gs://bucket/base"]
+    made = printed(gke, capsys, f"--topology={topology}", f"--volume={volume}", command=command)
+    check(made)
+    _, pod, container = parts(made)
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {"name": "CV3JAX_STORES", "value": mounts["stores"]} in container["env"]
+    assert {"name": "stores", "emptyDir": {}} in pod["volumes"]
+    assert {one["name"] for one in pod["volumes"]} == mounts.keys()
+    claims = [one for one in pod["volumes"] if "persistentVolumeClaim" in one]
+    assert len(claims) == (volume != "none")
+    # without a volume, launch/task.sh chooses the cache of compiled programs
+    cache = [one for one in container["env"] if one["name"] == "JAX_COMPILATION_CACHE_DIR"]
+    assert [one["value"] for one in cache] == ["/mnt/runs/.cache/xla"] * len(claims)
+
+
+def test_gke_refuses_a_workdir_that_would_be_lost(gke):
+    argv = [*GKE, "--topology=v5e:4x4", "--volume=none", "--", *COMMAND]
+    with pytest.raises(InputError, match=r"--volume=none: --workdir /runs/.* would be lost"):
+        gke["main"](argv)
 
 
 @pytest.mark.parametrize("topology", ["v5e:4x4", "h100:4x8x1"])

@@ -20,6 +20,7 @@ from data_pipeline.io.objects import snapshots
 from data_pipeline.io.objects.lease import NAME as LEASE_NAME
 from data_pipeline.io.objects.lease import SECONDS, Lease
 from data_pipeline.io.objects.places import mark, place_of
+from data_pipeline.io.objects.sent import Sent
 from data_pipeline.io.objects.store import LostError, Store, address_of
 from data_pipeline.io.progress import say
 
@@ -49,17 +50,24 @@ def mirrored(
     if address is None or not main:
         yield workdir if address is None else place_of(address) / "work"
         return
+    with holding(address, flag, plain=plain) as mirror:
+        yield mirror.work
+
+
+@contextlib.contextmanager
+def holding(address: str, flag: str = "--workdir", *, plain: bool = False) -> Iterator["Mirror"]:
+    """Yield what publishes an address, as `mirrored` does in the process that is `main`."""
     store = Store(address)
     lease = Lease(store, flag, lease_seconds())
     try:
         if plain:
             check_own(store, flag)
-        mirror = _Mirror(store, lease, plain)
+        mirror = Mirror(store, lease, plain)
         mirror.pull()
         thread = threading.Thread(target=mirror.watch, name="mirror", daemon=True)
         thread.start()
         try:
-            yield mirror.work
+            yield mirror
         finally:
             mirror.end.set()
             thread.join()
@@ -93,12 +101,17 @@ def lease_seconds() -> float:
     return seconds
 
 
-class _Mirror:
-    """The local directory of an address, and what was published of it."""
+class Mirror:
+    """The local directory of an address, and what was published of it.
+
+    `sent`: what other machines upload of it.
+    """
 
     def __init__(self, store: Store, lease: Lease, plain: bool):
+        """Know the address, and make its place here. plain: as of `mirrored`."""
         self._store, self._lease, self._plain = store, lease, plain
-        self.end = threading.Event()
+        self.end, self.sent = threading.Event(), Sent()
+        self._one = threading.RLock()  # a thread publishes at a time
         place = mark(store.address)
         self.work, self._staging, self._state = (
             place / name for name in ("work", "staging", "state.json")
@@ -153,12 +166,22 @@ class _Mirror:
     def publish(self) -> None:
         """Publish what is complete now. Raises InputError, OSError."""
         self._lease.check()
-        if not self.work.exists():
-            return
+        if self.work.exists():
+            with self._one:
+                self._publish()
+
+    def below(self, name: str) -> snapshots.Files:
+        """Return what is published of a file or directory, after publishing it. Raises so."""
+        with self._one:
+            self.publish()
+            return below(self._tree[0] if self._tree else {}, name)
+
+    def _publish(self) -> None:
         shutil.rmtree(self._staging, ignore_errors=True)
         self._taking = {}
         if self._failed:  # a part of what failed may have been written
             self._tree = snapshots.read_tree(self._store)
+        ended = self.sent.ended()  # whose files are seen now, or are no more
         digests = self._stage()
         if not digests and self._tree is None:
             return  # a run that was refused
@@ -171,6 +194,7 @@ class _Mirror:
                 self._tree,
                 self._lease.check,
                 plain=self._plain,
+                sent=self.sent,
             )
         except LostError as e:
             raise InputError(
@@ -180,6 +204,7 @@ class _Mirror:
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
         self._failed = False
+        self.sent.drop(ended)
         self._taken |= self._taking
         self._logs = time.monotonic()
         self._keep()
@@ -248,6 +273,11 @@ class _Mirror:
         """Note which state of the bucket the local directory is, or is ahead of."""
         with replacing(self._state) as temporary:
             temporary.write_text(json.dumps({"stamp": self._tree and self._tree[1]}))
+
+
+def below(files: snapshots.Files, name: str) -> snapshots.Files:
+    """Return the entry of a file, or those of the files in a directory."""
+    return {one: x for one, x in files.items() if one == name or one.startswith(f"{name}/")}
 
 
 def _facts(path: Path) -> tuple[int, int, int]:

@@ -7,6 +7,8 @@ Each address has a directory: `work` of a run or an output, and `read-HASH` of w
 import hashlib
 import json
 import os
+import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,6 +38,11 @@ def mark(address: str) -> Path:
     with replacing(place / ADDRESS) as temporary:
         temporary.write_text(address)
     return place
+
+
+def new_version() -> str:
+    """Return a folder of objects that nobody has used."""
+    return f"{FILES}/{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
 
 
 def shown(path: str | Path) -> str:

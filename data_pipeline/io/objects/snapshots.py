@@ -10,14 +10,13 @@ import json
 import os
 import re
 import shutil
-import time
-import uuid
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from data_pipeline.io.bounded_json import OWN, ParseError, load_json, parse_json
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.objects import places
+from data_pipeline.io.objects.sent import Sent
 from data_pipeline.io.objects.store import Found, Store
 
 NAME = "tree.json"
@@ -128,13 +127,15 @@ def publish(
     allowed: Callable[[], None] = lambda: None,
     *,
     plain: bool = False,
+    sent: Sent | None = None,
 ) -> tuple[Files, str]:
     """Publish the files of a directory that does not change meanwhile. Returns (files, stamp).
 
     digests: as `whole` returns; a file that `before` has with the same hash need not be there.
     before: what was published last. allowed: raises where this process may no longer write. plain:
     objects get their files' own names, for people and other programs; tree.json says which are
-    begun. What nothing names any more is removed afterwards.
+    begun. sent: what other machines have uploaded already, which is named and not uploaded again.
+    What nothing names any more is removed afterwards.
 
     Raises:
         LostError: another process has published.
@@ -142,12 +143,14 @@ def publish(
         OSError: the store fails; what was published before remains.
     """
     old, stamp = before or ({}, None)
-    version = f"{DATA}/{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+    version, known = places.new_version(), sent.known() if sent else {}
 
     def described(name: str) -> list:
         digest = digests[name]
         if digest and name in old and old[name][1] == digest:
             return old[name]
+        if digest in known:
+            return known[digest]
         path = folder / name
         size, digest = path.stat().st_size, digest or _hash(path)
         if name in old and old[name][:2] == [size, digest]:
@@ -166,11 +169,12 @@ def publish(
             allowed()
             left = {name: about for name, about in old.items() if name not in new}
             stamp = _write(store, left, stamp, begun | {*new})
-        _send(store, folder, {name: files[name] for name in new}, pool, "" if plain else version)
+        ours = {name: files[name] for name in new if files[name] is not known.get(files[name][1])}
+        send(store, folder, ours, pool, "" if plain else version)
     allowed()
     stamp = _write(store, files, stamp)
     if not plain:
-        clean(store, files)
+        clean(store, files, sent.places() if sent else ())
     gone = begun | {place for _, _, place in old.values()}
     store.remove(sorted(gone - {place for _, _, place in files.values()}))
     return files, stamp
@@ -191,7 +195,7 @@ def _write(store: Store, files: Files, stamp: str | None, begun: Collection[str]
     return store.replace(NAME, json.dumps(value, sort_keys=True).encode(), stamp)
 
 
-def _send(
+def send(
     store: Store,
     folder: Path,
     files: Files,
@@ -223,14 +227,14 @@ def _send(
         raise OSError(5, f"{left[0]} was stored cut {TRIES} times", store.address)
 
 
-def clean(store: Store, files: Files) -> None:
+def clean(store: Store, files: Files, kept: tuple[str, ...] = ()) -> None:
     """Remove the objects that no file is in: of earlier states, and of killed uploads.
 
-    What has other names than those that `publish` gives is somebody else's.
+    What has other names than `publish` gives is somebody else's. kept: how names begin that stay.
     """
     named = {place for _, _, place in files.values()}
     ours = filter(_VERSION.match, store.sizes(DATA))
-    store.remove([name for name in ours if name not in named])
+    store.remove([name for name in ours if name not in named and not name.startswith(kept)])
 
 
 def fetch(
@@ -247,10 +251,7 @@ def fetch(
         if tree is None:
             return None
         try:
-            files = wanted(tree[0])
-            check_room(store, folder, sum(size for size, _, _ in files.values()))
-            with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-                list(pool.map(lambda item: _get(store, folder, *item), files.items()))
+            fetch_files(store, folder, wanted(tree[0]))
             return tree
         except FileNotFoundError as e:
             # a run may have published again, and removed what it replaced
@@ -260,6 +261,17 @@ def fetch(
                     f"{store.address}: an object that {NAME} names is missing ({e}); restore it"
                 ) from e
     raise AssertionError("there is at least one try")
+
+
+def fetch_files(store: Store, folder: Path, files: Files) -> None:
+    """Write files into a directory; those that are there already are read and stay.
+
+    Raises as `fetch` does, and FileNotFoundError where an object is missing.
+    """
+    lacking = {name: about for name, about in files.items() if not (folder / name).is_file()}
+    check_room(store, folder, sum(size for size, _, _ in lacking.values()))
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(lambda item: _get(store, folder, *item), files.items()))
 
 
 def check_room(store: Store, folder: Path, size: int) -> None:
@@ -279,6 +291,7 @@ def _get(store: Store, folder: Path, name: str, about: list) -> None:
     for _ in range(TRIES):
         if path.exists() and path.stat().st_size == size and _hash(path) == digest:
             return
+        path.unlink(missing_ok=True)  # it may be a link to what another name has
         store.download(place, path)
     if path.stat().st_size == size and _hash(path) == digest:
         return

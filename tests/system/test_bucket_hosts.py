@@ -1,0 +1,94 @@
+"""Test the real commands with a workdir in a bucket, on two hosts that have no directory in common.
+
+The second command resumes on two other hosts. The tokenizer of the random text encoder, which
+process 0 makes, reaches both.
+"""
+
+import shutil
+import subprocess
+import sys
+
+import many_runs
+import pytest
+import tiny_runs
+from object_servers import BUCKET, environment, serving
+from states import assert_equal, leaves
+from subprocesses import environment as machine
+
+from cv3jax.checkpoints import runs
+from cv3jax.commands import sample
+from data_pipeline.io.objects import snapshots
+from data_pipeline.io.objects.mirror import mirrored
+from data_pipeline.io.objects.store import Store
+
+BOTH = ("mesh.data=1", "mesh.fsdp=2", "batch.per_device=4")  # over both hosts
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Serve a bucket with a trained autoencoder. Yields its address."""
+    with serving("s3") as port, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment("s3", port).items():
+            patch.setenv(name, value)
+        patch.setenv("CV3JAX_STORES", str(tmp_path_factory.mktemp("stores")))
+        with mirrored(f"s3://{BUCKET}/vae") as work:
+            shutil.copytree(tiny_runs.trained("vae").workdir / "cascade", work / "cascade")
+        yield f"s3://{BUCKET}"
+
+
+def together(stores, *args: str) -> list[str]:
+    """Run a command as two processes, each with its own disk. Returns what each said."""
+    place = (f"--coordinator=127.0.0.1:{many_runs.free_port()}", "--num-processes=2")
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "cv3jax", *args, *place, f"--process-id={i}"],
+            env=machine(CV3JAX_STORES=str(stores / str(i))),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    said = [one.communicate(timeout=600)[1] for one in started]
+    assert [one.returncode for one in started] == [0, 0], said
+    return said
+
+
+def test_two_hosts_train_and_their_cascade_is_sampled(served, tmp_path):
+    fields = (*BOTH, f"cascade={served}/vae", "train.log_every=1", "train.save_every=2")
+
+    def train(workdir: str, stores, steps: int) -> list[str]:
+        given = tiny_runs.argv("base", workdir, *fields, f"train.steps={steps}")
+        return together(stores, "train", *given)
+
+    train(f"{served}/base", tmp_path / "first", 2)
+    said = train(f"{served}/base", tmp_path / "second", 4)
+    assert "cv3jax: fetching" in said[0]
+    whole, alone = tmp_path / "whole", tmp_path / "alone"
+    snapshots.fetch(Store(f"{served}/base"), whole)
+    assert runs.steps(whole / "checkpoints") == [2, 4]
+    train(str(alone), tmp_path / "third", 4)
+    assert_equal(leaves(whole, 4), leaves(alone, 4))
+    drawn = ["--prompt", "a red circle", "--steps", "2", "--out", str(tmp_path / "out")]
+    sample.main(["--checkpoint", f"{served}/base", *drawn])
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2  # with the contact sheet
+
+
+@pytest.mark.slow
+def test_two_hosts_distil(served, tmp_path):
+    with mirrored(f"{served}/teacher") as work:
+        shutil.copytree(tiny_runs.trained("base").workdir / "cascade", work / "cascade")
+    fields = (
+        *BOTH,
+        f"cascade={served}/teacher",
+        f"distill.rounds={tiny_runs.rounds({2: 2, 1: 2})}",
+    )
+    for place, workdir in (("hosts", f"{served}/fast"), ("disk", str(tmp_path / "alone"))):
+        together(tmp_path / place, "distill", *tiny_runs.distill_argv("base", workdir, *fields))
+    whole = tmp_path / "whole"
+    snapshots.fetch(Store(f"{served}/fast"), whole)
+    for name in ("cascade/base/manifest.json", "rounds/1_step/cascade/base/manifest.json"):
+        assert (whole / name).is_file()
+    drawn = ["--prompt", "a red circle", "--steps", "1", "--out", str(tmp_path / "out")]
+    sample.main(["--checkpoint", f"{served}/fast", *drawn])
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
