@@ -44,7 +44,7 @@ READY = "ready"  # what a run prints when its second step begins
 
 def numbers() -> Any:
     """Return an endless loader of one number a batch."""
-    data = grain.MapDataset.range(8).map(np.float32).repeat(None).batch(1)
+    data = grain.MapDataset.range(64).map(np.float32).repeat(None).batch(8)
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 
 
