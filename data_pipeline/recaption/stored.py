@@ -51,6 +51,8 @@ def recaption_any(
         return recaption(data, out, settings, overwrite=overwrite, **given)
     if address == data:
         raise InputError(f"--out {address} is the dataset itself; give another address")
+    if address.count("/") < 3:
+        raise InputError(f"--out {address}: this is a whole bucket; give an address in it")
     journals, store = f"{address}.recaption", Store(address)
     _check_journals(journals, share)
     tree = snapshots.read_tree(store)

@@ -126,6 +126,7 @@ def test_wrong_addresses_are_one_line(call, server, tmp_path):
             call(captions, "one", data=f"{server}/none")
         with pytest.raises(InputError, match="is the dataset itself"):
             call(captions, "one", data=f"{server}/{tmp_path.name}/out")
-    given = ["--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--out", "hdfs://b/x"]
-    with pytest.raises(InputError, match="must be a path on this machine"):
-        main(["recaption", "--input", f"{server}/photos", *given])
+    given = ["--input", f"{server}/photos", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m"]
+    for out, line in (("hdfs://b/x", "must be a path on this"), (server, "this is a whole bucket")):
+        with pytest.raises(InputError, match=line):
+            main(["recaption", *given, "--out", out])
