@@ -116,7 +116,7 @@ class Signer:
             if self._hosts and not failed:
                 sent = self._hosts.send(self._place, self._directory, self._files())
         except (OSError, InputError) as e:
-            problem = _described(e)
+            problem = _described(e, self._hosts.address if self._hosts else "")
         told = processes.gather(f"signed {self._name}", [own, sent, problem])
         problem = next((theirs for *_, theirs in told if theirs), None)
         for theirs, _, _ in told:
@@ -147,7 +147,7 @@ class Signer:
                 for files in sent:
                     self._hosts.collect(self._place, self._directory, files)
             except (OSError, InputError) as e:
-                return _described(e)
+                return _described(e, self._hosts.address)
             return None
 
         return processes.first(f"collected {self._name}", fetch)
@@ -221,8 +221,11 @@ class Signer:
         return {name: self._known[key] for name, (_, key) in found.items()}
 
 
-def _described(e: OSError | InputError) -> list:
-    """Return the arguments of the OSError that says it in another process."""
+def _described(e: OSError | InputError, address: str = "") -> list:
+    """Return the arguments of the OSError that says it in another process.
+
+    address: of the store, which alone raises InputError.
+    """
     if isinstance(e, OSError) and e.errno:
         return [e.errno, e.strerror or first_line(e), str(e.filename or "")]
-    return [errno.EIO, first_line(e), ""]
+    return [errno.EIO, first_line(e), address]

@@ -15,7 +15,7 @@ from pathlib import Path
 from cv3jax.distributed import processes
 from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.objects import snapshots
-from data_pipeline.io.objects.mirror import Mirror, below
+from data_pipeline.io.objects.mirror import STATE, Mirror, below
 from data_pipeline.io.objects.places import mark, new_version, place_of
 from data_pipeline.io.objects.store import Store
 from data_pipeline.io.progress import say
@@ -28,6 +28,7 @@ class Hosts:
     """This process's place among hosts of which not all see process 0's directory.
 
     Attributes:
+        address: of the run.
         near: whether this process sees it.
         leads: whether this process is the first of those that see its own directory.
         saved: whether the run has a checkpoint.
@@ -37,7 +38,7 @@ class Hosts:
         """Know the run. mirror: process 0's. leaders: of each process, who leads its directory."""
         index = processes.share()[0]
         self.near, self.leads = leaders[index] == 0, leaders[index] == index
-        self.saved = False
+        self.saved, self.address = False, address
         self.work = place_of(address) / "work"
         self._near = [i for i, leader in enumerate(leaders) if leader == 0]
         self._store, self._mirror = Store(address), mirror
@@ -141,7 +142,8 @@ def sharing(address: str, mirror: Mirror | None, saved: Callable[[], bool]) -> I
     try:
         made.saved = processes.first("saved", saved)
         if made.leads and not made.near:
-            mark(address)
+            # what is left here will be no state of the run that could be published
+            (mark(address) / STATE).unlink(missing_ok=True)
             made.prune()
         if processes.main():
             others = counted(len({*leaders} - {0}), "host")

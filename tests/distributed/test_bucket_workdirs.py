@@ -1,5 +1,6 @@
 """Test a workdir in a bucket of two processes, with one directory for both and with two."""
 
+import shutil
 import subprocess
 import time
 
@@ -13,6 +14,7 @@ from cv3jax.checkpoints import manifest, runs
 from cv3jax.training.metrics import read_lines
 from data_pipeline.io.objects import snapshots
 from data_pipeline.io.objects.lease import NAME as LEASE
+from data_pipeline.io.objects.mirror import STATE
 from data_pipeline.io.objects.store import Store
 
 STEPS, SAVE, HELD = 12, 4, 10
@@ -95,10 +97,15 @@ def test_a_killed_run_of_hosts_apart_goes_on_on_other_hosts(served, tmp_path):
     # a host keeps nothing of a save that process 0 has
     work = next((tmp_path / "first" / "1").glob("*/work"))
     assert not [path for path in work.rglob("*") if path.is_file() and path.name != ".lock"]
-    # other hosts
+    # other hosts, of which the second was the first one before, and has lost its files since
+    (tmp_path / "second").mkdir()
+    (tmp_path / "first" / "0").rename(tmp_path / "second" / "1")
+    [state] = (tmp_path / "second" / "1").glob(f"*/{STATE}")
+    shutil.rmtree(state.with_name("work"))
     ended = many_runs.start(workdir, STEPS, save=SAVE, stores=tmp_path / "second")
     assert [code for code, _ in ended] == [0, 0], ended
     assert "1 host without process 0's directory" in ended[0][1]
+    assert not state.exists()  # else it would publish that directory, were it the first again
     proxy.share = 0.0
     alone = tmp_path / "alone"
     assert [code for code, _ in many_runs.start(alone, STEPS, save=SAVE)] == [0, 0]
@@ -116,3 +123,29 @@ def test_a_killed_run_of_hosts_apart_goes_on_on_other_hosts(served, tmp_path):
     assert all(place.split("/")[2].isdigit() for place in sent), sent
     # and nothing else is left
     assert set(store.sizes("")) == {place for *_, place in files.values()} | {LEASE, snapshots.NAME}
+
+
+def test_a_part_that_the_store_refuses_ends_all_hosts(served, tmp_path):
+    address, proxy = served
+    proxy.forbidden = b"ocdbt.process_1"
+    try:
+        ended = many_runs.start(f"{address}/refused", STEPS, save=SAVE, stores=tmp_path)
+    finally:
+        proxy.forbidden = b""
+    assert [code for code, _ in ended] == [1, 1], ended
+    for _, said in ended:
+        assert "Traceback" not in said
+        assert "a checkpoint could not be written" in said
+        assert f"{address}/refused: the store refuses cv3jax-files/" in said
+        assert "disk space" not in said
+    assert saved(Store(f"{address}/refused")) == []
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_process_that_cannot_write_its_part_ends_all(who, tmp_path):
+    ended = many_runs.start(tmp_path, STEPS, save=SAVE, what="full", who=who, at=SAVE + 1)
+    assert [code for code, _ in ended] == [1, 1], ended
+    for _, said in ended:
+        assert "Traceback" not in said
+        assert "a checkpoint could not be written" in said
+    assert runs.steps(tmp_path / "checkpoints") == [SAVE]

@@ -25,6 +25,7 @@ class Proxy:
     def __init__(self, upstream: int, share: float, seed: int):
         self.upstream, self.share, self.down = upstream, share, False
         self.requests, self.faults = 0, collections.Counter()
+        self.forbidden = b""  # what the names of objects have that nobody may write
         self._draws, self._lock = random.Random(seed), threading.Lock()
         self.port = 0
 
@@ -53,6 +54,9 @@ def before(upstream: int, share: float = 0.01, seed: int = 0) -> Iterator[Proxy]
 
         def pass_on(self) -> None:
             body, kind = self._body(), proxy.fault(self.command)
+            asked = self.path.encode() + body[:1000]
+            if proxy.forbidden and self.command in ("PUT", "POST") and proxy.forbidden in asked:
+                return self._answer(403, [], b"")
             if kind == "refused":
                 return self._answer(503, [], b"")
             if kind == "slow":

@@ -8,6 +8,7 @@ call it too.
 import argparse
 import functools
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -185,6 +186,8 @@ def main(argv: list[str]) -> None:
         if step == args.at and args.who in (jax.process_index(), ALL):
             if args.what == "wait":
                 time.sleep(900)
+            if args.what == "full":  # no file of this process may grow past 20 kB
+                return resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
             if args.what == "raise":
                 raise ZeroDivisionError("nothing divides by zero")
             os.kill(os.getpid(), getattr(signal, args.what))

@@ -54,41 +54,41 @@ def together(stores, *args: str) -> list[str]:
     return said
 
 
-def test_two_hosts_train_and_their_cascade_is_sampled(served, tmp_path):
+def trained(served: str, workdir: str, stores, steps: int) -> list[str]:
     fields = (*BOTH, f"cascade={served}/vae", "train.log_every=1", "train.save_every=2")
+    given = tiny_runs.argv("base", workdir, *fields, f"train.steps={steps}")
+    return together(stores, "train", *given)
 
-    def train(workdir: str, stores, steps: int) -> list[str]:
-        given = tiny_runs.argv("base", workdir, *fields, f"train.steps={steps}")
-        return together(stores, "train", *given)
 
-    train(f"{served}/base", tmp_path / "first", 2)
-    said = train(f"{served}/base", tmp_path / "second", 4)
-    assert "cv3jax: fetching" in said[0]
-    whole, alone = tmp_path / "whole", tmp_path / "alone"
-    snapshots.fetch(Store(f"{served}/base"), whole)
-    assert runs.steps(whole / "checkpoints") == [2, 4]
-    train(str(alone), tmp_path / "third", 4)
-    assert_equal(leaves(whole, 4), leaves(alone, 4))
-    drawn = ["--prompt", "a red circle", "--steps", "2", "--out", str(tmp_path / "out")]
-    sample.main(["--checkpoint", f"{served}/base", *drawn])
-    assert len(list((tmp_path / "out").glob("*.png"))) == 2  # with the contact sheet
+def drawn(served: str, name: str, folder, steps: int) -> list:
+    """Return what `sample` draws with the cascade of a run: a picture and the contact sheet."""
+    given = ["--prompt", "a red circle", "--steps", str(steps), "--out", str(folder)]
+    sample.main(["--checkpoint", f"{served}/{name}", *given])
+    return list(folder.glob("*.png"))
+
+
+def test_the_cascade_of_two_hosts_is_sampled(served, tmp_path):
+    trained(served, f"{served}/base", tmp_path / "stores", 2)
+    assert len(drawn(served, "base", tmp_path / "out", 2)) == 2
 
 
 @pytest.mark.slow
-def test_two_hosts_distil(served, tmp_path):
-    with mirrored(f"{served}/teacher") as work:
-        shutil.copytree(tiny_runs.trained("base").workdir / "cascade", work / "cascade")
-    fields = (
-        *BOTH,
-        f"cascade={served}/teacher",
-        f"distill.rounds={tiny_runs.rounds({2: 2, 1: 2})}",
-    )
-    for place, workdir in (("hosts", f"{served}/fast"), ("disk", str(tmp_path / "alone"))):
-        together(tmp_path / place, "distill", *tiny_runs.distill_argv("base", workdir, *fields))
-    whole = tmp_path / "whole"
-    snapshots.fetch(Store(f"{served}/fast"), whole)
-    for name in ("cascade/base/manifest.json", "rounds/1_step/cascade/base/manifest.json"):
-        assert (whole / name).is_file()
-    drawn = ["--prompt", "a red circle", "--steps", "1", "--out", str(tmp_path / "out")]
-    sample.main(["--checkpoint", f"{served}/fast", *drawn])
-    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+def test_two_hosts_resume_and_distil_what_two_others_trained(served, tmp_path):
+    trained(served, f"{served}/again", tmp_path / "first", 2)
+    said = trained(served, f"{served}/again", tmp_path / "second", 4)
+    assert "cv3jax: fetching" in said[0]
+    whole, alone = tmp_path / "whole", tmp_path / "alone"
+    snapshots.fetch(Store(f"{served}/again"), whole)
+    assert runs.steps(whole / "checkpoints") == [2, 4]
+    trained(served, str(alone), tmp_path / "third", 4)
+    assert_equal(leaves(whole, 4), leaves(alone, 4))
+
+    rounds = tiny_runs.rounds({2: 2, 1: 2})
+    fields = (*BOTH, f"cascade={served}/again", f"distill.rounds={rounds}", "sample.steps=4")
+    given = tiny_runs.distill_argv("base", f"{served}/fast", *fields)
+    together(tmp_path / "fourth", "distill", *given)
+    made = snapshots.read_tree(Store(f"{served}/fast"))[0]
+    finished = {name for name in made if name.endswith("cascade/base/manifest.json")}
+    assert len(finished) == 3  # of two rounds, and the last one's
+    together(tmp_path / "fifth", "distill", *given)  # which finds all rounds done
+    assert len(drawn(served, "fast", tmp_path / "out", 1)) == 2

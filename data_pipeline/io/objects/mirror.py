@@ -28,6 +28,7 @@ LOOK = 2.0  # seconds between two looks for something complete
 LOGS = 30.0  # seconds between two publications of logs alone
 RACY = 2.0  # seconds after which a file's time tells whether it has changed
 LEASE = "CV3JAX_LEASE_SECONDS"
+STATE = "state.json"  # beside the directory to work in: which state of the bucket that is
 
 
 @contextlib.contextmanager
@@ -114,7 +115,7 @@ class Mirror:
         self._one = threading.RLock()  # a thread publishes at a time
         place = mark(store.address)
         self.work, self._staging, self._state = (
-            place / name for name in ("work", "staging", "state.json")
+            place / name for name in ("work", "staging", STATE)
         )
         self._tree: tuple | None = None
         self._seen: tuple = ()
