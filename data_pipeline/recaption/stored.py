@@ -15,7 +15,7 @@ from typing import Any
 
 from data_pipeline.io.bounded_json import OWN, parse_json
 from data_pipeline.io.errors import InputError, counted
-from data_pipeline.io.objects import lease, snapshots
+from data_pipeline.io.objects import fetching, lease, snapshots
 from data_pipeline.io.objects.outputs import dataset, output
 from data_pipeline.io.objects.places import mark
 from data_pipeline.io.objects.store import Store, address_of
@@ -112,10 +112,10 @@ def _exchange(address: str, parts: Parts) -> None:
     if all(one and one.get("job") == parts.job for one in reports.values()):
         say(f"cv3jax: fetching {address}.parts")
         for i, store in others.items():
-            snapshots.fetch(store, parts.place, functools.partial(_but, f"part_{i}.json"))
+            fetching.fetch(store, parts.place, functools.partial(_but, f"part_{i}.json"))
     for i, store in others.items():
         if reports[i]:
-            snapshots.fetch(store, parts.place, functools.partial(_only, f"part_{i}.json"))
+            fetching.fetch(store, parts.place, functools.partial(_only, f"part_{i}.json"))
 
 
 def _but(name: str, files: snapshots.Files) -> snapshots.Files:

@@ -12,7 +12,7 @@ from image_shards import tar
 
 from data_pipeline.cli import main
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.objects import mirror, reading, snapshots
+from data_pipeline.io.objects import fetching, mirror, reading, snapshots
 from data_pipeline.io.objects.lease import NAME as LEASE
 from data_pipeline.io.objects.lease import Lease
 from data_pipeline.io.objects.outputs import dataset, output
@@ -153,7 +153,7 @@ def test_a_fetch_that_was_killed_is_not_taken_for_whole(bucket, monkeypatch):
         (work / "a").write_text("1")
         (work / "b").write_text("2")
     shutil.rmtree(place_of(address) / "work")
-    get = snapshots._get
+    get = fetching._get
 
     def killed(store, folder, name, about):
         if name == "b":
@@ -161,7 +161,7 @@ def test_a_fetch_that_was_killed_is_not_taken_for_whole(bucket, monkeypatch):
         get(store, folder, name, about)
 
     with monkeypatch.context() as patch:
-        patch.setattr(snapshots, "_get", killed)
+        patch.setattr(fetching, "_get", killed)
         with pytest.raises(KeyboardInterrupt), mirror.mirrored(address):
             pass
     with mirror.mirrored(address) as work:
@@ -173,14 +173,14 @@ def test_what_does_not_fit_is_refused_before_it_is_fetched(bucket, monkeypatch):
     with mirror.mirrored(address) as work:
         (work / "a").write_text("1")
     usage = collections.namedtuple("usage", "total used free")(9, 0, 9)
-    monkeypatch.setattr(snapshots.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(InputError, match="set CV3JAX_STORES to a directory on a larger disk"):
         reading.local(address)
 
 
 def test_an_unchanged_file_is_read_once(bucket, monkeypatch):
-    hashed, of = [], snapshots._hash
-    monkeypatch.setattr(snapshots, "_hash", lambda path: hashed.append(path.name) or of(path))
+    hashed, of = [], snapshots.hash_of
+    monkeypatch.setattr(snapshots, "hash_of", lambda path: hashed.append(path.name) or of(path))
     store = Store(f"{bucket}/once")
     lease = Lease(store, "--workdir", 60)
     one = mirror.Mirror(store, lease, False)
@@ -235,7 +235,7 @@ def test_a_large_part_is_copied_by_the_store(bucket, tmp_path, monkeypatch):
     with mirror.mirrored(f"{bucket}/base") as work:
         shutil.copytree(copy / "cascade", work / "cascade")
     assert sent == ["cascade.json"]
-    whole = snapshots.fetch(Store(f"{bucket}/base"), tmp_path / "read")
+    whole = fetching.fetch(Store(f"{bucket}/base"), tmp_path / "read")
     assert set(whole[0]) == {"cascade/weights", "cascade/cascade.json"}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.objects import reading, snapshots
+from data_pipeline.io.objects import fetching, reading, snapshots
 from data_pipeline.io.objects.places import mark
 from data_pipeline.io.objects.store import Store, address_of
 from data_pipeline.io.progress import say
@@ -88,7 +88,7 @@ def _published(
             return {f"{name}/{each}": found[each] for each in chosen}
 
         if tree and (files := wanted(tree[0])):
-            return files, functools.partial(snapshots.fetch, store, wanted=wanted)
+            return files, functools.partial(fetching.fetch, store, wanted=wanted)
         root, _, last = root.rpartition("/")
         below = f"{last}/{below}" if below else last
     return None
@@ -133,7 +133,7 @@ def _plain(
             )
 
     def fetch(partial: Path) -> None:
-        snapshots.check_room(store, partial, sum(size for size, _ in objects.values()))
+        fetching.check_room(store, partial, sum(size for size, _ in objects.values()))
         with concurrent.futures.ThreadPoolExecutor(snapshots.AT_ONCE) as pool:
             list(pool.map(lambda each: _get(store, partial, each, objects[each][0]), objects))
         if listed() != objects:

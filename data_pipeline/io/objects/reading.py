@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.objects import snapshots
+from data_pipeline.io.objects import fetching, snapshots
 from data_pipeline.io.objects.places import TREE, mark, remember
 from data_pipeline.io.objects.store import Store, address_of
 from data_pipeline.io.progress import say
@@ -63,7 +63,7 @@ def _fetch(store: Store, base: Path) -> Path:
         shutil.rmtree(old)  # of a killed process
     partial = base / "read-new.partial"
     say(f"cv3jax: fetching {store.address}")
-    tree = snapshots.fetch(store, partial, _wanted)
+    tree = fetching.fetch(store, partial, _wanted)
     place = base / f"read-{snapshots.digest_of(_wanted(tree[0]))[:16]}"
     if place.exists():
         shutil.rmtree(partial)
