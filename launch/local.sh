@@ -46,7 +46,7 @@ if [ -z "${JAX_COMPILATION_CACHE_DIR:-}" ]; then
     *://* | "" | /) ;; # a whole bucket, or a command without a workdir
     *) JAX_COMPILATION_CACHE_DIR=$PWD/$(dirname "$workdir")/.cache/xla ;;
   esac
-  if [ -n "${JAX_COMPILATION_CACHE_DIR:-}" ]; then export JAX_COMPILATION_CACHE_DIR; fi
+  if [ -n "${JAX_COMPILATION_CACHE_DIR:-}" ]; then export JAX_COMPILATION_CACHE_DIR CV3JAX_COMPILED_GB="${CV3JAX_COMPILED_GB:-20}"; fi
 fi
 
 gpus=0

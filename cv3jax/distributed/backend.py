@@ -159,8 +159,9 @@ def keep_compiled() -> None:
     These are all programs, however small: a start has dozens, and compiling one takes 30 ms. JAX's
     own limit of a second is overridden by JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS alone, and the
     directory by JAX_COMPILATION_CACHE_DIR. Where there is no writable home directory, as in a
-    container of a user without one, a message says that nothing is kept. A directory on this
-    machine is kept within a size (`compile_cache`), unless JAX has a limit of its own.
+    container of a user without one, a message says that nothing is kept. The directory is kept
+    within a size (`compile_cache`), unless JAX has a limit of its own. One that somebody has named
+    may have the programs of others, so it is so only where CV3JAX_COMPILED_GB is given too.
 
     Raises InputError where CV3JAX_COMPILED_GB is no size.
     """
@@ -175,7 +176,9 @@ def keep_compiled() -> None:
         )
     place = os.environ.get("JAX_COMPILATION_CACHE_DIR") or directory
     theirs = os.environ.get("JAX_COMPILATION_CACHE_MAX_SIZE")
-    if place and most and not theirs and "://" not in str(place):
+    # a command's own directory is in the environment of what it starts
+    asked = str(place) == str(directory) or bool(os.environ.get(compile_cache.VARIABLE))
+    if place and most and asked and not theirs and "://" not in str(place):
         compile_cache.prune(Path(place), most)
 
 

@@ -7,6 +7,7 @@ filled without it, and cannot lock a directory in a bucket.
 
 import contextlib
 import os
+import re
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from data_pipeline.io.errors import InputError
 VARIABLE, DEFAULT = "CV3JAX_COMPILED_GB", 20.0
 PRUNED = "pruned"  # the file whose time says when the directory was looked at
 EVERY = 86_400.0  # seconds between two looks
-_ENDS = "-cache"  # of the names of JAX's files
+_PROGRAM = re.compile(r".+-[0-9a-f]{64}-cache")  # how JAX names its files
 
 
 def limit() -> float:
@@ -45,7 +46,7 @@ def prune(place: Path, most: float) -> None:
             return
         found = []
         for entry in os.scandir(place):
-            if entry.name.endswith(_ENDS) and entry.is_file(follow_symlinks=False):
+            if _PROGRAM.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 about = entry.stat()
                 found.append((max(about.st_atime, about.st_mtime), about.st_size, entry.path))
         if not found:

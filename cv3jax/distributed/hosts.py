@@ -161,13 +161,25 @@ def _leaders(place: Path) -> list[int]:
     place.mkdir(parents=True, exist_ok=True)
     own.write_text(token)
     tokens = processes.gather("token", token)
-    seen = (i for i, one in enumerate(tokens) if _reads(place / f"{TOKEN}{i}", one))
-    leaders = processes.gather("leader", next(seen))
+    seen = [i for i, one in enumerate(tokens) if _reads(place / f"{TOKEN}{i}", one)]
+    told = processes.gather("seen", seen)
     own.unlink()
-    for i in range(len(leaders)):  # a network file system may show some of the files late
-        while leaders[leaders[i]] != leaders[i]:
-            leaders[i] = leaders[leaders[i]]
-    return leaders
+    return _first_of_each(told)
+
+
+def _first_of_each(seen: list[list[int]]) -> list[int]:
+    """Return, of each process, the first in its directory. seen: whom each one sees in its own.
+
+    Two share a directory where one of them sees the other: a network file system may show a file
+    late, and a process that takes such a directory for its own would remove what the run has there.
+    """
+    first = list(range(len(seen)))
+    for i, others in enumerate(seen):
+        for j in others:
+            if first[i] != first[j]:
+                both = (first[i], first[j])
+                first = [min(both) if one in both else one for one in first]
+    return first
 
 
 def _reads(path: Path, text: str) -> bool:

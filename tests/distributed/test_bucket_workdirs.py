@@ -11,6 +11,7 @@ from object_servers import BUCKET, environment, serving
 from states import assert_equal, leaves, untimed
 
 from cv3jax.checkpoints import manifest, runs
+from cv3jax.distributed import hosts
 from cv3jax.training.metrics import read_lines
 from data_pipeline.io.objects import fetching, snapshots
 from data_pipeline.io.objects.lease import NAME as LEASE
@@ -64,6 +65,19 @@ def test_what_two_processes_wrote_into_one_directory_is_published(served, tmp_pa
     assert [code for code, _ in ended] == [0, 0], ended
     files, _ = snapshots.read_tree(Store(address))
     assert set(files) == {"part_0", "part_1"}
+
+
+@pytest.mark.parametrize(
+    ("seen", "first"),
+    [
+        ([[0, 1, 2], [0, 1, 2], [0, 1, 2]], [0, 0, 0]),
+        ([[0], [1, 2], [1, 2]], [0, 1, 1]),
+        ([[0, 2], [1], [2]], [0, 1, 0]),  # process 2 does not see yet what process 0 wrote there
+        ([[0, 3], [1, 2], [2, 3], [3]], [0, 0, 0, 0]),
+    ],
+)
+def test_two_processes_share_a_directory_where_one_sees_the_other(seen, first):
+    assert hosts._first_of_each(seen) == first
 
 
 def saved(store: Store) -> list[int]:

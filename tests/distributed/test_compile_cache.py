@@ -29,25 +29,31 @@ print(json.dumps(counts))
 
 def fill(place, **ages):
     """Write programs of 100 bytes, used so many days ago."""
-    place.mkdir(exist_ok=True)
+    place.mkdir(parents=True, exist_ok=True)
     for name, days in ages.items():
-        (place / f"{name}-cache").write_bytes(b"x" * 100)
+        program(place, name).write_bytes(b"x" * 100)
         then = 1e9 - days * 86_400
-        os.utime(place / f"{name}-cache", (then, then))
+        os.utime(program(place, name), (then, then))
+
+
+def program(place, name):
+    """Return the path of a program, as JAX names it."""
+    return place / f"{name}-{'0a' * 32}-cache"
 
 
 def test_the_programs_that_were_used_last_stay(tmp_path):
     fill(tmp_path, old=9, new=1, mid=5)
-    (tmp_path / "mine.txt").write_bytes(b"x" * 1000)
-    os.utime(tmp_path / "old-cache", (1e9, 1e9 - 9 * 86_400))  # read since it was written
+    (tmp_path / "my-cache").write_bytes(b"x" * 1000)  # is no program
+    old, new = program(tmp_path, "old"), program(tmp_path, "new")
+    os.utime(old, (1e9, 1e9 - 9 * 86_400))  # read since it was written
     compile_cache.prune(tmp_path, 200)
-    left = {"old-cache", "new-cache", "mine.txt", compile_cache.PRUNED}
+    left = {old.name, new.name, "my-cache", compile_cache.PRUNED}
     assert {path.name for path in tmp_path.iterdir()} == left
     compile_cache.prune(tmp_path, 0)  # not twice a day
     assert {path.name for path in tmp_path.iterdir()} == left
     os.utime(tmp_path / compile_cache.PRUNED, (1e9, 1e9))
     compile_cache.prune(tmp_path, 0)
-    assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", compile_cache.PRUNED}
+    assert {path.name for path in tmp_path.iterdir()} == {"my-cache", compile_cache.PRUNED}
 
 
 def test_nothing_is_written_where_there_is_no_program(tmp_path):
@@ -68,6 +74,19 @@ def test_a_command_keeps_the_directory_that_it_uses_within_the_size(
         monkeypatch.setenv(compile_cache.VARIABLE, variable)
     keep_compiled()
     assert len(list(tmp_path.glob("*-cache"))) == left
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_without_a_size_only_a_command_s_own_directory_is_kept_small(named, tmp_path, monkeypatch):
+    place = tmp_path / ".cache" / "cv3jax" / "xla"
+    fill(place, one=1, two=2)
+    monkeypatch.setattr(compile_cache, "DEFAULT", 1e-7)
+    monkeypatch.delenv(compile_cache.VARIABLE, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "none" if named else tmp_path))
+    # what a command has chosen is in the environment of what it starts
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(place))
+    keep_compiled()
+    assert len(list(place.glob("*-cache"))) == (2 if named else 1)
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "nan", "1e7"])

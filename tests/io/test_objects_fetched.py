@@ -80,6 +80,25 @@ def test_what_is_published_is_found_below_its_address(bucket, tmp_path):
     assert [x.name for x in some.rglob("*") if x.is_file()] == ["a"]
 
 
+def test_a_folder_above_may_be_one_that_the_credentials_are_not_for(
+    bucket, server, tmp_path, monkeypatch
+):
+    put(bucket, tmp_path / "up", a="one")
+    read = Store.read
+
+    def refuse():
+        raise PermissionError("Forbidden")
+
+    def limited(self, name):
+        ours = self.address.startswith(bucket)
+        return read(self, name) if ours else self._tried(name, refuse)
+
+    monkeypatch.setattr(Store, "read", limited)
+    assert fetched(f"{bucket}/a", "--vae").read_text() == "one"
+    with pytest.raises(InputError, match=r"the store refuses tree\.json"):
+        fetched(f"{server}/a", "--vae")
+
+
 @pytest.mark.parametrize(
     ("address", "line"),
     [

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 SHELL = [*sorted(LAUNCH.glob("*.sh")), ROOT / ".ci" / "run"]
 COMMAND = ["cv3jax", "train", "--config=base_512", '--workdir=/runs/it\'s $(HOME) "here"']
+CACHE, SIZE = "JAX_COMPILATION_CACHE_DIR", "CV3JAX_COMPILED_GB"
+SAY = f'echo "${{{CACHE}:-none}} ${{{SIZE}:-none}}"'
 
 
 @pytest.mark.parametrize("script", SHELL, ids=lambda path: path.name)
@@ -103,9 +105,11 @@ def test_every_place_is_in_the_document():
 )
 @pytest.mark.parametrize("script", ["task.sh", "local.sh"])
 def test_compiled_programs_stay_beside_the_workdir(script, arguments, kept):
-    command = [LAUNCH / script, "--", "sh", "-c", 'echo "${JAX_COMPILATION_CACHE_DIR:-none}"', "x"]
-    env = {name: x for name, x in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    for given, found in (({}, kept), ({"JAX_COMPILATION_CACHE_DIR": "/mine"}, "/mine")):
+    command = [LAUNCH / script, "--", "sh", "-c", SAY, "x"]
+    env = {name: x for name, x in os.environ.items() if name not in (CACHE, SIZE)}
+    size = "none" if kept == "none" else "20"
+    # somebody's own directory may have the programs of others
+    for given, found in (({}, f"{kept} {size}"), ({CACHE: "/mine"}, "/mine none")):
         done = subprocess.run(
             [*command, *arguments], env={**env, **given}, cwd=ROOT, capture_output=True, text=True
         )

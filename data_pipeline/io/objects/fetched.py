@@ -11,6 +11,7 @@ from pathlib import Path
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.objects import fetching, reading, snapshots
+from data_pipeline.io.objects.opening import RefusedError
 from data_pipeline.io.objects.places import mark
 from data_pipeline.io.objects.store import Store, address_of
 from data_pipeline.io.progress import say
@@ -69,13 +70,19 @@ def _published(
 ) -> tuple[object, Callable[[Path], object]] | None:
     """Return (what tells it from later files, how to fetch it), or None.
 
-    None where no tree.json at the address or above it names anything there.
+    None where no tree.json at the address or above it, as far as it may be read, names anything
+    there.
     """
     name = address.rpartition("/")[2]
     root, below = address, ""
     while not root.endswith("/"):
         store = Store(root)
-        tree = snapshots.read_tree(store)
+        try:
+            tree = snapshots.read_tree(store)
+        except RefusedError:
+            if root == address:
+                raise
+            return None  # these credentials are for a folder further below
 
         def wanted(files: snapshots.Files, below: str = below) -> snapshots.Files:
             if below in files:

@@ -31,6 +31,10 @@ _HOW = {
 }
 
 
+class RefusedError(InputError):
+    """The store does not let these credentials do that."""
+
+
 def open_s3(address: str) -> Any:
     """Return s3fs's file system. Raises InputError where s3fs is not installed."""
     made = extras.load("s3fs", address).S3FileSystem
@@ -72,7 +76,7 @@ def refusal(e: BaseException, address: str, name: str) -> InputError | None:
         return InputError(f"{address}: no credentials were found ({said}); {how}")
     forbidden = type(e) is OSError and str(e).startswith("Forbidden")  # as gcsfs has it
     if isinstance(e, PermissionError) or forbidden or getattr(e, "code", None) in (401, 403):
-        return InputError(
+        return RefusedError(
             f"{address}: the store refuses {name} ({first_line(e)}); check that your credentials"
             " may read and write there"
         )
