@@ -276,7 +276,7 @@ def main() -> None:
         help=f"may be repeated (default: {', '.join(RECIPES)})",
     )
     parser.add_argument("--batch", type=int, help="images a step (default: the recipe's)")
-    parser.add_argument("--steps", type=int, default=3, help="timed in each round (default: 3)")
+    parser.add_argument("--steps", type=int, default=8, help="timed in each round (default: 8)")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()

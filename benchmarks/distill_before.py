@@ -5,8 +5,8 @@
 
 Both steps and both updates are made as in distill.py, from the code of their checkout, with the
 same recipe, batch and weights. Each runs in a process of its own, and they take turns. Those of
-this checkout are also divided by its passes. --config.FIELD=VALUE changes this checkout's recipe
-alone.
+this checkout are also divided by its passes. A turn is `--steps` steps: muon's turns and renewals
+make a step differ from the next. --config.FIELD=VALUE changes this checkout's recipe alone.
 """
 
 import argparse
@@ -23,21 +23,26 @@ from cv3jax.distributed.backend import tune_cpu
 PARTS = ("step", "update")
 
 
-def serve(name: str, kind: str, part: str, batch: int, fields: list[str]) -> None:
+def serve(name: str, kind: str, part: str, sizes: tuple[int, int], fields: list[str]) -> None:
     """Run one part of a step on request, as `measure.serve` does."""
     tune_cpu()
+    batch, steps = sizes
     some = distill.pieces(distill.load(name, batch, *fields), kind)
-    call = distill.seconds(some, 1, (part,))[part]
+    call = distill.seconds(some, steps, (part,))[part]
     measure.serve({}, call)
 
 
 def compare(
-    name: str, kind: str, before: Path, *, batch: int, rounds: int, fields: list[str]
+    name: str, kind: str, before: Path, *, sizes: tuple[int, int], rounds: int, fields: list[str]
 ) -> dict:
-    """Return the seconds of both checkouts' steps and updates, and of this one's passes."""
+    """Return the seconds of both checkouts' steps and updates, and of this one's passes.
+
+    sizes: of a batch, and the steps of a turn.
+    """
+    batch, steps = sizes
 
     def command(part: str, given: list[str]) -> list[str]:
-        place = [sys.executable, __file__, "--batch", str(batch)]
+        place = [sys.executable, __file__, "--batch", str(batch), "--steps", str(steps)]
         return [*place, "--serve", name, kind, part, *given]
 
     now = {part: command(part, fields) for part in (*PARTS, "teacher", "student")}
@@ -89,25 +94,27 @@ def main() -> None:
     parser.add_argument("--recipe", action="append", help="may be repeated (default: the base's)")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=8, help="steps of a turn")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--serve", nargs="+", help=argparse.SUPPRESS)
     args, fields = parser.parse_known_args()
     if args.serve:
         name, kind, part, *given = args.serve
-        serve(name, kind, part, args.batch, given)
+        serve(name, kind, part, (args.batch, args.steps), given)
         return
     wrong = [field for field in fields if not field.startswith("--config.")]
-    if wrong or min(args.batch, args.rounds) < 1:
-        parser.error(f"unknown: {' '.join(wrong)}" if wrong else "--batch and --rounds: at least 1")
+    if wrong or min(args.batch, args.rounds, args.steps) < 1:
+        few = "--batch, --rounds and --steps: at least 1"
+        parser.error(f"unknown: {' '.join(wrong)}" if wrong else few)
     if args.before is None or not (args.before / "cv3jax").is_dir():
         parser.error(f"--before {args.before}: give a directory with another checkout")
     facts = measure.facts("optax")
     facts["before"] = measure.revision(args.before) or "none"
     print(json.dumps(facts, indent=2))
     given = [field.removeprefix("--config.") for field in fields]
-    before, batch, rounds = args.before.resolve(), args.batch, args.rounds
+    before, sizes = args.before.resolve(), (args.batch, args.steps)
     rows = [
-        compare(name, kind, before, batch=batch, rounds=rounds, fields=given)
+        compare(name, kind, before, sizes=sizes, rounds=args.rounds, fields=given)
         for name in args.recipe or distill.RECIPES[:1]
         for kind in distill.KINDS
     ]

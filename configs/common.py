@@ -137,6 +137,8 @@ def optim(*, lr: float, warmup: int) -> ConfigDict:
             "b2": 0.95,
             "momentum": 0.0,
             "moments": "float32",
+            "turns": 1,
+            "renew": 1,
             "ema": 0.9999,
             "posthoc": 0,
             "freeze": "",

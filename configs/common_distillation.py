@@ -49,7 +49,7 @@ def long_distil(c: ConfigDict) -> ConfigDict:
     """Return a distillation for two cores as one for a GPU with 16 of them."""
     c.batch.size = c.batch.per_device = 256
     c.data.update({"threads": 1, "workers": 12})
-    c.optim.warmup = 50
+    c.optim.update({"warmup": 50, "turns": 1, "renew": 1})
     c.train.update({"log_every": 100, "save_every": 1000, "preview_every": looks(c.distill.rounds)})
     c.train.update({"eval_every": 2000, "eval_records": 256})
     return c

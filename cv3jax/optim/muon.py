@@ -65,19 +65,34 @@ def orthogonalize(tree):
     learning rate fits both.
     """
     leaves, structure = jax.tree.flatten_with_path(tree)
-    matrices = [value.reshape(matrix_shape(path, value)) for path, value in leaves]
-    wide = [x.shape[1] < x.shape[2] for x in matrices]
-    matrices = [x.mT if flip else x for x, flip in zip(matrices, wide, strict=True)]
+    shapes = [matrix_shape(path, value) for path, value in leaves]
+    matrices = [tall(value, shape) for (_, value), shape in zip(leaves, shapes, strict=True)]
     out = [None] * len(matrices)
     for members in chains([x.shape for x in matrices]):
-        q = orthogonal_map(jnp.concatenate([matrices[i].mT @ matrices[i] for i in members]))
+        q = chain_maps([matrices[i] for i in members])
         at = 0
         for i in members:
             x = matrices[i]
             x = 0.2 * max(x.shape[1:]) ** 0.5 * (x @ q[at : at + len(x)])
-            out[i] = (x.mT if wide[i] else x).reshape(leaves[i][1].shape)
-            at += len(matrices[i])
+            out[i] = back(x, shapes[i], leaves[i][1])
+            at += len(x)
     return structure.unflatten(out)
+
+
+def tall(value: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+    """Return a parameter of `matrix_shape` as matrices [K, m, n], m ≥ n."""
+    x = value.reshape(shape)
+    return x.mT if shape[1] < shape[2] else x
+
+
+def back(x: jax.Array, shape: tuple[int, int, int], like: jax.Array) -> jax.Array:
+    """Return matrices of `tall` in the parameter's own shape, that of `like`."""
+    return (x.mT if shape[1] < shape[2] else x).reshape(like.shape)
+
+
+def chain_maps(matrices: list[jax.Array]) -> jax.Array:
+    """Return the orthogonal maps of a chain's matrices [K, m, n], one after the other."""
+    return orthogonal_map(jnp.concatenate([x.mT @ x for x in matrices]))
 
 
 def chains(shapes: list[tuple[int, int, int]]) -> list[list[int]]:

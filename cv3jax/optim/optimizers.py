@@ -9,7 +9,8 @@ import optax
 from cv3jax.optim import MOMENTS, OPTIMIZERS
 from cv3jax.optim.clipping import clip_by_global_norm
 from cv3jax.optim.moments import stored_in_bfloat16
-from cv3jax.optim.muon import matrix_shape, scale_by_muon
+from cv3jax.optim.muon import matrix_shape
+from cv3jax.optim.muon_turns import scale_by_muon
 
 # adafactor factors matrices with both sides at least this long; shorter ones are small anyway
 FACTORED = 128
@@ -21,9 +22,9 @@ EMBEDDINGS = ("embed", "time_in", "time_out", "size_in", "size_out", "w_proj")
 class OptimizerSettings:
     """An optimizer without its learning rate.
 
-    `kind`: adamw (b1, b2, eps), adafactor (b2, momentum) or muon (with adam for vectors and
-    embeddings). `clip`: the largest global norm of a gradient. `moments`: the type in which all
-    three store their statistics.
+    `kind`: adamw (b1, b2, eps), adafactor (b2, momentum) or muon (turns and renew, with adam for
+    vectors and embeddings). `clip`: the largest global norm of a gradient. `moments`: the type in
+    which all three store their statistics.
 
     Raises:
         ValueError: there is no such kind or type of moments.
@@ -37,6 +38,8 @@ class OptimizerSettings:
     eps: float = 1e-8
     momentum: float = 0.0
     moments: str = "float32"
+    turns: int = 1
+    renew: int = 1
 
     def __post_init__(self):
         """Raise ValueError on an unknown kind or type of moments."""
@@ -125,7 +128,7 @@ def make_optimizer(
         optimizer = optax.chain(store(scale_by_adafactor(s.b2, s.momentum)), decay, rate)
     else:
         parts = {
-            "muon": optax.chain(store(scale_by_muon()), decay),
+            "muon": optax.chain(store(scale_by_muon(s.turns, s.renew)), decay),
             "adam": store(optax.scale_by_adam(s.b1, s.b2, s.eps)),
         }
         optimizer = optax.chain(optax.partition(parts, muon_labels), rate)

@@ -49,6 +49,8 @@ FIXED = {
     "optim.kind": STATE,
     "optim.moments": STATE,
     "optim.momentum": STATE,
+    "optim.turns": STATE,
+    "optim.renew": STATE,
     "text.": TEXT,
     **{f"lora.{name}": MODEL for name in ("rank", "alpha", "rslora", "dora", "targets")},
 }

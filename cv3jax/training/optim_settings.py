@@ -83,6 +83,18 @@ class OptimSettings:
         _FACTORS,
         "",
     )
+    turns: int = field(
+        "Turns that muon's matrices take: each moves in one of so many updates, so many times as"
+        " far, which saves time in small batches; 1: all move in every update.",
+        whole(1, 16),
+        1,
+    )
+    renew: int = field(
+        "Turns of a muon matrix from one computation of its orthogonal map to the next, which saves"
+        " time too; 1: it is computed in every turn.",
+        whole(1, 100),
+        1,
+    )
 
     def __post_init__(self):
         """Raise InputError where a field breaks its rule."""

@@ -38,6 +38,8 @@ def make_tx(optim: OptimSettings, steps: int | None) -> Any:
         b2=optim.b2,
         momentum=optim.momentum,
         moments=optim.moments,
+        turns=optim.turns,
+        renew=optim.renew,
     )
     inner = optimizers.make_optimizer(settings, rate)
     return selection.scaled(optim.factors, selection.without(optim.frozen, inner))

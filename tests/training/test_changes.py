@@ -93,6 +93,8 @@ def test_a_field_that_is_newer_than_a_checkpoint_had_its_default_there():
         ({"optim__kind": "lion"}, "optim.kind", "the optimizer's state"),
         ({"optim__moments": "bfloat16"}, "optim.moments", "the optimizer's state"),
         ({"optim__momentum": 0.9}, "optim.momentum", "the optimizer's state"),
+        ({"optim__turns": 3}, "optim.turns", "the optimizer's state"),
+        ({"optim__renew": 3}, "optim.renew", "the optimizer's state"),
         ({"text__vocab": 9}, "text.vocab", "the old text encoder"),
         ({"seed": 9}, "seed", "the random text encoder's weights are drawn from it"),
     ],
