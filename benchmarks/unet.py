@@ -1,20 +1,20 @@
 """Compare our UNet with diffusers' UNet2DConditionModel in PyTorch, with the same weights.
 
-    python benchmarks/unet.py --json benchmarks/results/unet.json [--before CHECKOUT]
+    python benchmarks/unet.py --json benchmarks/results/unet.json
 
 Seconds of a forward pass and of a train step are measured. Each side has a process of its own, and
-they take turns; with --apart one runs after the other, each with the whole memory of a GPU. On a
-CPU both compute in float32. On a GPU both compute in bfloat16, attention is cuDNN's on both sides,
-and PyTorch runs a second time under torch.compile. In a forward pass the weights have that
-precision. A train step keeps them in float32; it consists of the mean squared error, its gradient,
-clipping by the global norm, AdamW and an EMA. Ours is `make_train_step`; PyTorch's uses its fused
-AdamW. On a CPU, ours has its memory in huge pages, as `cv3jax train` has, and PyTorch runs a second
-time with them too. With --before, ours of another checkout is one more rival. Both sides must agree
-in their outputs and in their losses after one step. MFU is given if
-the chip's peak is known, and the memory is that of one call: of ours as XLA plans it, of PyTorch's
-as its allocator counts it on a GPU. The JSON is written as soon as a side has its figures. Exits 1
-if a median ratio is above 1.0 (on a GPU: 0.8, against torch.compile), or if the full-size train
-step has less than 60 % MFU on a GPU. Needs PyTorch (`make setup-torch`) and diffusers.
+they take turns of two calls, of which the second is timed; with --apart one runs after the other,
+each with the whole memory of a GPU. On a CPU both compute in float32. On a GPU both compute in
+bfloat16, attention is cuDNN's on both sides, and PyTorch runs a second time under torch.compile. In
+a forward pass the weights have that precision. A train step keeps them in float32; it consists of
+the mean squared error, its gradient, clipping by the global norm, AdamW and an EMA. Ours is
+`make_train_step`; PyTorch's uses its fused AdamW. On a CPU, ours has its memory in huge pages, as
+`cv3jax train` has, and PyTorch runs a second time with them too. Both sides must agree in their
+outputs and in their losses after one step. MFU is given if the chip's peak is known, and the memory
+is that of one call: of ours as XLA plans it, of PyTorch's as its allocator counts it on a GPU. The
+JSON is written as soon as a side has its figures. Exits 1 if a median ratio is above 1.0 (on a GPU:
+0.8, against torch.compile), or if the full-size train step has less than 60 % MFU on a GPU. Needs
+PyTorch (`make setup-torch`) and diffusers.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from pathlib import Path
 import jax
 import measure
 from unet_sides import OURS, REMATS, SIZES, Case, ours
-from unet_turns import BEFORE, HUGE, compare
+from unet_turns import HUGE, compare
 
 from cv3jax.distributed import huge_pages
 from cv3jax.distributed.chips import chip_of
@@ -152,12 +152,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--apart", action="store_true", help="one side after the other")
     made.add_argument("--rounds", type=int, default=9, help="turns of each pair (default: 9)")
     made.add_argument("--json", type=Path, metavar="FILE")
-    made.add_argument(
-        "--before",
-        type=Path,
-        metavar="CHECKOUT",
-        help="compare with ours of there, too, at its size's own batch",
-    )
     made.add_argument("--worker", help=argparse.SUPPRESS)  # what this program starts
     made.add_argument("--dtype", help=argparse.SUPPRESS)
     made.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -184,8 +178,7 @@ def main() -> None:
     rivals = ["torch", HUGE] if kind == "cpu" else list(RIVALS)
     rivals = rivals if args.beside is None else list(dict.fromkeys(args.beside))
     judge = "torch" if kind == "cpu" else rivals[-1] if rivals else ""
-    rivals += [BEFORE] if args.before else []
-    facts = measure.facts(*(("torch", "diffusers") if {*rivals} - {BEFORE} else ()))
+    facts = measure.facts(*(("torch", "diffusers") if rivals else ()))
     print(json.dumps(facts, indent=2), flush=True)
     figures: list[dict] = []
     kinds = [args.what] if args.what else ["forward", "train"]
@@ -202,8 +195,7 @@ def main() -> None:
             measure.write_json(args.json, {**facts, "rows": whole})
 
         case = Case(what, size, dtype, args.batch, args.remat)
-        checkout = args.before and args.before.resolve()
-        compare(case, args.rounds, rivals, apart=args.apart, keep=keep, checkout=checkout)
+        compare(case, args.rounds, rivals, apart=args.apart, keep=keep)
     print(measure.table(COLUMNS, rows(figures)) + "\nseconds and ratios: median (quartiles)")
     short = [f"{row['what']}: {why}" for row in figures for why in row["failed"].values()]
     short += missed(figures, kind, judge)

@@ -15,7 +15,7 @@ from unet_sides import OURS, Case
 from cv3jax.distributed import huge_pages
 from cv3jax.distributed.backend import POOL
 
-HUGE, BEFORE = "torch, huge pages", "before"
+HUGE = "torch, huge pages"
 CACHE = "JAX_COMPILATION_CACHE_DIR"  # so that ours compiles once for all rivals
 CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}  # of the largest output
 
@@ -23,10 +23,9 @@ CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}  # of the largest output
 class Sides:
     """The worker processes of a case, and what they said of themselves."""
 
-    def __init__(self, case: Case, rounds: int, folder: str, checkout: Path | None):
-        """Note the case; nothing is started yet. checkout: of the side BEFORE."""
+    def __init__(self, case: Case, rounds: int, folder: str):
+        """Note the case; nothing is started yet."""
         self.case, self._rounds, self._folder = case, rounds, Path(folder)
-        self._checkout = checkout
         self.ready: dict[str, dict] = {}
 
     def took(self, names: tuple[str, ...]) -> dict[str, list[float]]:
@@ -39,40 +38,45 @@ class Sides:
             for rival in names:
                 if rival != OURS:
                     self._check(rival)
-            for worker in running.values():
-                worker()  # warm
-            return measure.turns(running, self._rounds, self._say)
+            return measure.turns(
+                {name: _second_of(worker) for name, worker in running.items()},
+                self._rounds,
+                self._say,
+            )
 
     def _command(self, side: str) -> list[str]:
         asked = dataclasses.asdict(self.case)
-        at = ROOT
-        if side == BEFORE:  # it knows these alone
-            at, asked = self._checkout, {name: asked[name] for name in ("what", "size", "dtype")}
-        own = ["env", f"PYTHONPATH={at}", f"{CACHE}={os.environ.get(CACHE, self._folder)}"]
+        own = ["env", f"PYTHONPATH={ROOT}", f"{CACHE}={os.environ.get(CACHE, self._folder)}"]
         own += [f"{huge_pages.WISH}={huge_pages.VALUE}"] if side == HUGE else []
         flags = [f"--{name}={value}" for name, value in asked.items() if value]
-        flags += [f"--worker={OURS if side == BEFORE else side}", f"--folder={self._of(side)}"]
-        return [*own, sys.executable, str(at / "benchmarks/unet.py"), *flags]
-
-    def _of(self, side: str) -> Path:
-        """Return where a side writes its output."""
-        place = self._folder / (BEFORE if side == BEFORE else "")
-        place.mkdir(exist_ok=True)
-        return place
+        flags += [f"--worker={side}", f"--folder={self._folder}"]
+        return [*own, sys.executable, str(ROOT / "benchmarks/unet.py"), *flags]
 
     def _say(self, line: str) -> None:
         print(f"{self.case.what} {self.case.size}: {line}", file=sys.stderr, flush=True)
 
     def _check(self, rival: str) -> None:
         """Note how far a rival's output is from ours. Raises RuntimeError where it is too far."""
-        theirs = self._of(rival) / (f"{OURS}.npy" if rival == BEFORE else "theirs.npy")
-        a, b = np.load(self._of(OURS) / f"{OURS}.npy"), np.load(theirs)
+        a, b = np.load(self._folder / f"{OURS}.npy"), np.load(self._folder / "theirs.npy")
         apart = self.ready[rival]["difference"] = float(np.abs(a - b).max() / np.abs(a).max())
         if not apart <= CLOSE[self.case.dtype]:
             raise RuntimeError(
                 f"{self.case.what} {self.case.size}: {OURS} and {rival} differ by {apart:.1e} of"
                 " the largest value"
             )
+
+
+def _second_of(call: Callable[[], float]) -> Callable[[], float]:
+    """Return a function that calls twice and returns the seconds of the second call.
+
+    While a side waits for its turn, its free memory may go back to the system.
+    """
+
+    def run() -> float:
+        call()
+        return call()
+
+    return run
 
 
 def compare(
@@ -82,11 +86,9 @@ def compare(
     *,
     apart: bool,
     keep: Callable[[dict], None],
-    checkout: Path | None = None,
 ) -> dict:
     """Return the figures of one row. keep: called with them whenever there are more.
 
-    checkout: of the rival BEFORE.
     apart: one side after the other, and a rival that fails is noted in `failed`.
 
     Raises:
@@ -95,7 +97,7 @@ def compare(
     took: dict[str, dict[str, list[float]]] = {}
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        sides = Sides(case, rounds, folder, checkout)
+        sides = Sides(case, rounds, folder)
 
         def row() -> dict:
             ready, size = sides.ready, case.known

@@ -163,10 +163,10 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
     tune_cpu()
     prefer_cpu()
     sys.unraisablehook = _unraisable
-    keep_compiled()
     stopped = 0
     try:
         try:
+            keep_compiled()
             size_pool()
             command(argv)
         except StoppedError as e:  # as are all processes

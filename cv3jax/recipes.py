@@ -18,7 +18,7 @@ from data_pipeline.io.errors import InputError
 # what every recipe has
 SECTIONS = ("stage", "seed", "mesh", "batch", "data", "model", "objective", "optim", "train")
 # fields that may also name an address in an object store
-STORED = ("cascade", "init_from", "data.path")
+STORED = ("cascade", "init_from", "data.path", "data.cache", "train.eval_data")
 # files beside the recipes that are none
 SHARED = ("__init__", "common", "common_distillation", "common_lora")
 

@@ -12,6 +12,7 @@ filled in.
 import argparse
 import itertools
 import math
+import posixpath
 import re
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ TPUS = {"v5e": "tpu-v5-lite-podslice", "v5p": "tpu-v5p-slice", "v6e": "tpu-v6e-s
 GPUS = {"a100": "nvidia-a100-80gb", "h100": "nvidia-h100-80gb", "h200": "nvidia-h200-141gb"}
 POD_NAME = 63  # characters
 WRITTEN = ("--workdir", "--out")  # flags of what a command writes
+LOCAL = ("--config.train.local_dir", "--config.data.cache_dir")  # and of each host's own disk
 NONE, ADDRESSES = "none", ("gs://", "s3://")
 
 
@@ -172,10 +174,15 @@ def mount_bucket(made: dict, given: str, command: list[str]) -> None:
         )
     inside = path.rstrip("/") + "/"
     for flag, value in _given(command):
-        if flag in WRITTEN and f"{value}/".startswith(inside):
+        if flag in (*WRITTEN, *LOCAL) and f"{posixpath.normpath(value)}/".startswith(inside):
+            right = (
+                "a path on a disk of the machine"
+                if flag in LOCAL
+                else f"{flag} gs://{bucket}/…, or a path on --volume"
+            )
             raise InputError(
                 f"--bucket={given}: {flag} {value} is on the bucket's mount, which can only be"
-                f" read; give {flag} gs://{bucket}/…, or a path on --volume"
+                f" read; give {right}"
             )
     pods = made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
     pods["metadata"] = {"annotations": {"gke-gcsfuse/volumes": "true"}}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cv3jax.adapters import formats
 from cv3jax.adapters.applied import Applied, applied_to
+from cv3jax.adapters.format_names import FILES
 from cv3jax.adapters.given import LoraFile
 from cv3jax.checkpoints.description import CascadeDescription
 from data_pipeline.io.errors import InputError
@@ -33,7 +34,7 @@ def read_folder(
     if not places:
         raise InputError(
             f"--lora-dir {folder} has neither NAME.safetensors nor a folder with"
-            f" {' or '.join(formats.FILES)}"
+            f" {' or '.join(FILES)}"
         )
     if others := [visible(path.name, 80) for path in inside if path not in places]:
         shown = ", ".join(others[:NAMED]) + (", …" if len(others) > NAMED else "")

@@ -6,6 +6,7 @@ from typing import Any
 
 from cv3jax.adapters import diffusers, format_names, kohya, native, peft
 from cv3jax.adapters.adapter import DIFFUSERS, SGM, Adapter, check
+from cv3jax.adapters.format_names import CONFIG, FILES, OURS, SINGLE, WEIGHTS
 from cv3jax.adapters.lora_config import LIMITS
 from cv3jax.adapters.naming import Sizes, named
 from cv3jax.adapters.tensors import File, read_file, write_file
@@ -17,10 +18,7 @@ from data_pipeline.io.staging import appearing
 FORMATS: Mapping[str, Any] = dict(
     zip(format_names.FORMATS, (native, kohya, peft, diffusers), strict=True)
 )
-_SINGLE = (peft.WEIGHTS, "pytorch_lora_weights.safetensors")
-_OURS = ("adapter.safetensors", "lora/adapter.safetensors")  # of a fine-tune
 _BEGUN = ("checkpoints", "config.yaml", "pictures/pictures.json", "features")  # of one without it
-FILES = (*_SINGLE, *_OURS)  # in a folder that holds an adapter
 
 
 def read(path: Path, where: str | None = None, *, text_encoder: bool = True) -> Adapter:
@@ -49,7 +47,7 @@ def read_as(
     tensors, metadata = read_file(place, where)
     if not tensors:
         raise InputError(f"{where} has no layer, so it would change nothing")
-    config = _config(place.parent / peft.CONFIG, where) if place.name == peft.WEIGHTS else None
+    config = _config(place.parent / CONFIG, where) if place.name == WEIGHTS else None
     file = File(where, tensors, metadata, config)
     for name, format in FORMATS.items():
         if format.knows(file):
@@ -73,14 +71,14 @@ def _file_in(folder: Path, where: str) -> Path:
     if pickles := sorted(folder.glob("*.bin")):
         raise InputError(
             f"{where} holds {pickles[0].name}, a pickle, which may run code when it is read; give"
-            f" it as {peft.WEIGHTS}"
+            f" it as {WEIGHTS}"
         )
     if any((folder / name).exists() for name in _BEGUN):
         raise InputError(
-            f"{where} is a run that has no adapter yet: a fine-tune writes {_OURS[1]} with every"
+            f"{where} is a run that has no adapter yet: a fine-tune writes {OURS[1]} with every"
             " checkpoint; run its command until the first one, or give another workdir"
         )
-    raise InputError(f"{where} holds neither {' nor '.join(_SINGLE)}; give the file itself")
+    raise InputError(f"{where} holds neither {' nor '.join(SINGLE)}; give the file itself")
 
 
 def _config(path: Path, where: str) -> dict | None:
@@ -109,8 +107,8 @@ def write(path: Path, adapter: Adapter, format: str, sizes: Sizes | None = None)
     if format == "peft":
         tensors, metadata, config = peft.write(theirs, where)
         with appearing(path) as partial:
-            write_file(partial / peft.WEIGHTS, tensors, metadata)
-            write_json(partial / peft.CONFIG, config)
+            write_file(partial / WEIGHTS, tensors, metadata)
+            write_json(partial / CONFIG, config)
         return
     more = (where,) if format == "diffusers" else ()
     tensors, metadata = FORMATS[format].write(theirs, *more)

@@ -1,4 +1,7 @@
-"""What `--lora` says: [STAGE=]FILE[:WEIGHT]. Nothing is read but whether there is such a file."""
+"""What `--lora` says: [STAGE=]FILE[:WEIGHT].
+
+Nothing is read but whether there is such a file. That of an address is fetched.
+"""
 
 import difflib
 import itertools
@@ -8,7 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from cv3jax.adapters.format_names import CONFIG, FILES
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.objects.fetched import fetched
+from data_pipeline.io.objects.store import address_of
 
 MOST = 16  # adapters at once
 MOST_WEIGHT = 100.0
@@ -23,25 +29,28 @@ class LoraFile(NamedTuple):
         path: its file or folder.
         weight: what its change is multiplied by.
         stage: for which stage; None where the file or its sizes say it.
+        address: where it was fetched from; None for a path of this machine.
     """
 
     path: Path
     weight: float = 1.0
     stage: str | None = None
+    address: str | None = None
 
     @property
     def where(self) -> str:
         """What messages call it."""
-        return f"{FLAG} {self.path}"
+        return f"{FLAG} {self.address or self.path}"
 
 
 def parse(text: str) -> LoraFile:
     """Return what a value of --lora says.
 
     A name of a file that has a colon or an equals sign is taken as it stands where there is such a
-    file.
+    file. An address may be that of a file, of a folder or of a fine-tune's workdir.
 
-    Raises InputError where there is no such file, or on a weight that cannot be.
+    Raises InputError where there is no such file, or on a weight that cannot be; OSError where a
+    store fails.
     """
     stage, rest, weight = None, text, 1.0
     if "\0" not in text and not Path(text).exists() and (found := _STAGE.fullmatch(text)):
@@ -57,6 +66,9 @@ def parse(text: str) -> LoraFile:
         rest, weight = head, number
     if not (math.isfinite(weight) and abs(weight) <= MOST_WEIGHT):
         raise InputError(f"{FLAG} {text}: the weight must be -{MOST_WEIGHT:g}..{MOST_WEIGHT:g}")
+    if "\0" not in rest and (address := address_of(rest)):
+        place = fetched(address, FLAG, beside=(CONFIG,), inside=(*FILES, CONFIG))
+        return LoraFile(place, weight, stage, address)
     if not rest.strip() or "\0" in rest or not Path(rest).exists():
         raise InputError(f"{FLAG} {text}: {_missing(rest)}")
     return LoraFile(Path(rest), weight, stage)

@@ -8,12 +8,12 @@ import numpy as np
 
 from cv3jax.adapters import diffusers, keys
 from cv3jax.adapters.adapter import Adapter
+from cv3jax.adapters.format_names import CONFIG
 from cv3jax.adapters.lora_config import LoraConfig, config_of
 from cv3jax.adapters.tensors import File
 from data_pipeline.io.errors import InputError
 
 PREFIX = "base_model.model."
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def knows(file: File) -> bool:

@@ -23,13 +23,14 @@ def prepare() -> None:
     """Set the compilation cache, XLA's CPU settings and the share of a GPU's memory.
 
     Settings that the environment has stay. They hold if no JAX computation ran before. Raises
-    ValueError where the environment has a share of a GPU's memory that cannot be.
+    ValueError where the environment has a share of a GPU's memory, or a size of the cache, that
+    cannot be.
     """
     quiet_libraries()
     tune_cpu()
     prefer_cpu()
-    keep_compiled()
     with value_errors():
+        keep_compiled()
         size_pool()
 
 

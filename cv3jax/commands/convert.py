@@ -2,18 +2,23 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import arguments as command_line
 from cv3jax.distributed.backend import loading
-from cv3jax.weights import SCALE, TARGETS, WEIGHTS
-from data_pipeline.io.arguments import Parser, pair
+from cv3jax.weights import BESIDE, SCALE, TARGETS, WEIGHTS
+from data_pipeline.io.arguments import Parser, pair, stored
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting, tell_json
+from data_pipeline.io.objects.fetched import fetched
+from data_pipeline.io.objects.outputs import check_out, dataset
+from data_pipeline.io.objects.store import address_of
 from data_pipeline.io.staging import check_new
 
 EXAMPLE = """cv3jax convert --base base/transformer --relay relay/transformer \\
       --vae sdxl_vae.safetensors --t5 t5-v1_1-xxl --out cogview3
+  cv3jax convert --t5 s3://bucket/t5-v1_1-xxl --vae sdxl_vae.safetensors --out s3://bucket/encoders
   cv3jax convert --checkpoint runs/relay --to sat --out relay_for_sat
   cv3jax convert --checkpoint cogview3 --to diffusers --out cogview3-diffusers"""
 
@@ -21,20 +26,21 @@ EXAMPLE = """cv3jax convert --base base/transformer --relay relay/transformer \\
 def parser() -> Parser:
     """Return the parser of `cv3jax convert`."""
     made = command_line.command("convert", __doc__, EXAMPLE)
-    command_line.add_out(made, "the directory to make; it appears when it is complete")
+    command_line.add_out(made, "the directory to make; it appears when it is complete", stores=True)
     into = made.add_argument_group(
-        "import: PyTorch files to a checkpoint directory; give any of these"
+        "import: PyTorch files to a checkpoint directory; give any of these. Files and folders may"
+        " be at addresses, such as s3://bucket/sdxl_vae.safetensors"
     )
     into.add_argument(
         "--base",
-        type=Path,
+        type=stored,
         metavar="U",
         help="UNet of the base stage: a SAT folder, its .pt, or .safetensors",
     )
-    into.add_argument("--relay", type=Path, metavar="U", help="UNet of the relay stage")
+    into.add_argument("--relay", type=stored, metavar="U", help="UNet of the relay stage")
     into.add_argument(
         "--unet",
-        type=Path,
+        type=stored,
         metavar="U",
         help=(
             "a UNet by itself; it is a relay's if --config is a relay's or --relay-start is given,"
@@ -43,25 +49,25 @@ def parser() -> Parser:
     )
     into.add_argument(
         "--vae",
-        type=Path,
+        type=stored,
         metavar="V",
         help="autoencoder: a file in sgm's naming, or a diffusers AutoencoderKL folder",
     )
     into.add_argument(
         "--t5",
-        type=Path,
+        type=stored,
         metavar="T",
         help="text encoder: a Hugging Face T5 v1.1 folder with its tokenizer",
     )
     into.add_argument(
         "--tokenizer",
-        type=Path,
+        type=stored,
         metavar="FOLDER",
         help="the tokenizer's files (default: beside the text encoder)",
     )
     into.add_argument(
         "--config",
-        type=Path,
+        type=stored,
         action="append",
         default=[],
         metavar="YAML",
@@ -128,10 +134,10 @@ def parser() -> Parser:
     out = made.add_argument_group("export: a checkpoint to PyTorch files")
     out.add_argument(
         "--checkpoint",
-        type=Path,
+        type=stored,
         metavar="DIR",
         help="a cascade directory, or a run's --workdir, whose newest checkpoint is exported if it"
-        " has no cascade yet",
+        " has no cascade yet; here or at an address",
     )
     out.add_argument(
         "--to",
@@ -157,7 +163,9 @@ def parser() -> Parser:
 def main(argv: list[str] | None = None) -> None:
     """Convert. Raises InputError on flags and files that cannot be."""
     args = parser().parse_args(argv)
-    check_new(args.out)
+    if address_of(args.out) is None:
+        check_new(args.out)
+    check_out(args.out)
     check_json(args.json)
     sources = [flag for flag in ("base", "relay", "unet", "vae", "t5") if getattr(args, flag)]
     if bool(args.checkpoint) == bool(sources) or bool(args.checkpoint) != bool(args.to):
@@ -171,9 +179,13 @@ def main(argv: list[str] | None = None) -> None:
     with loading():
         from cv3jax.weights.convert import convert_in, convert_out
 
+    def make(out: Path) -> dict[str, Any]:
+        given = argparse.Namespace(**{**vars(args), "out": out})
+        return convert_out(given) if args.checkpoint else convert_in(given)
+
     with reporting(args.json) as report:
-        report(convert_out(args) if args.checkpoint else convert_in(args))
-        tell_json({"out": str(args.out)})
+        report(dataset(args.out, make, vars(args), overwrite=None))
+        tell_json({"out": address_of(args.out) or str(args.out)})
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -204,14 +216,20 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def check_files(args: argparse.Namespace) -> None:
-    """Raise InputError on a file that is not there, and on numbers that cannot be."""
+    """Raise InputError on a file that is not there, and on numbers that cannot be.
+
+    What is at an address is fetched, after the rest was looked at. Raises OSError where it fails.
+    """
     if args.checkpoint and args.weights != "params":
         cascades.find_cascade(args.checkpoint)
-    for flag in ("base", "relay", "unet", "vae", "t5", "tokenizer"):
-        if (path := getattr(args, flag)) and not path.exists():
-            raise InputError(f"--{flag} {path}: there is no such file or folder")
-    for path in args.config:
-        if not path.exists():
-            raise InputError(f"--config {path}: there is no such file")
     pair(args.steps, "steps", int, 1, 1000)
     pair(args.guidance, "guidance", float, 0.0, 100.0)
+    weights = ("base", "relay", "unet", "vae", "t5", "tokenizer")
+    given = [(f"--{flag}", path) for flag in weights if (path := getattr(args, flag))]
+    for flag, path in [*given, *(("--config", path) for path in args.config)]:
+        if address_of(path) is None and not path.exists():
+            what = "file" if flag == "--config" else "file or folder"
+            raise InputError(f"{flag} {path}: there is no such {what}")
+    for flag, path in given:
+        setattr(args, flag.removeprefix("--"), fetched(path, flag, BESIDE))
+    args.config = [fetched(path, "--config") for path in args.config]

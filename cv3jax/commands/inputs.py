@@ -19,19 +19,24 @@ def check_stage_inputs(settings: StageSettings) -> None:
     if settings.data.path:
         try:
             for path, _ in parse(settings.data.path):
-                if not address_of(path):  # what a bucket holds is listed when the stage is built
-                    check_records(Path(path))
-                elif not settings.data.cache_dir:
-                    raise InputError(
-                        f"{path} is in a bucket; give --config.data.cache_dir, a directory on this"
-                        " host's disk for the shards that are read"
-                    )
+                _check(path, settings)
         except InputError as e:
             raise InputError(f"config.data.path: {e}") from e
     if settings.train.eval_every and settings.train.eval_data:
         try:
-            check_records(Path(settings.train.eval_data))
+            _check(settings.train.eval_data, settings)
         except InputError as e:
             raise InputError(f"config.train.eval_data: {e}") from e
     if settings.stage != "vae" and settings.cascade:
         cascades.find_cascade(settings.cascade)
+
+
+def _check(path: str, settings: StageSettings) -> None:
+    """Raise InputError where there is no dataset at `path`, or no cache for that of a bucket."""
+    if not address_of(path):  # what a bucket holds is listed when the stage is built
+        check_records(Path(path))
+    elif not settings.data.cache_dir:
+        raise InputError(
+            f"{path} is in a bucket; give --config.data.cache_dir, a directory on this host's disk"
+            " for the shards that are read"
+        )

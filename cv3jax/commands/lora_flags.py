@@ -16,6 +16,7 @@ APPLIED = (
 
 def add_lora(parser: argparse._ActionsContainer, help: str, *, required: bool = False) -> None:
     """Add --lora, an adapter; it may be given several times, and is None without the flag."""
+    help = f"{help}; the file may be at an address, such as s3://bucket/teal.safetensors"
     parser.add_argument(
         FLAG, action="append", required=required, metavar="[STAGE=]FILE[:WEIGHT]", help=help
     )

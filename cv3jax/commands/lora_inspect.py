@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
             rows = layers_of(adapter)
             sizes = naming.sizes_in(adapter, one.where)
             value = {
-                "file": str(one.path),
+                "file": str(one.address or one.path),
                 "format": format,
                 "naming": adapter.naming,
                 "stage": adapter.stage,

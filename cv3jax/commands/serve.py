@@ -23,6 +23,7 @@ from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.exits import say
 from data_pipeline.io.figures import reporting
+from data_pipeline.io.objects.fetched import fetched
 
 if TYPE_CHECKING:
     from cv3jax.adapters.applied import Applied
@@ -58,7 +59,7 @@ def adapters_of(args: argparse.Namespace, description: CascadeDescription) -> di
     with loading():
         from cv3jax.adapters.folder import read_folder
 
-    return read_folder(args.lora_dir, description, args.checkpoint)
+    return read_folder(fetched(args.lora_dir, "--lora-dir"), description, args.checkpoint)
 
 
 def open_engine(

@@ -8,10 +8,11 @@ from cv3jax.checkpoints import cascades
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands import expansion_flags
 from cv3jax.distributed import parse_axes
-from data_pipeline.io.arguments import Parser
+from data_pipeline.io.arguments import Parser, stored
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json
 from data_pipeline.io.files import check_directory, check_file
+from data_pipeline.io.objects.store import address_of
 
 WORKDIR = Path("runs/serve")
 
@@ -45,9 +46,10 @@ def add_flags(made: Parser) -> None:
     _add_bounds(made)
     made.add_argument(
         "--lora-dir",
-        type=Path,
+        type=stored,
         metavar="DIR",
-        help="a folder of LoRA adapters that requests may name: NAME.safetensors, PEFT's folders",
+        help="a folder of LoRA adapters that requests may name: NAME.safetensors, PEFT's folders;"
+        " here or at an address, such as s3://bucket/adapters",
     )
     made.add_argument(
         "--lora-sets",
@@ -138,7 +140,7 @@ def check_flags(args: argparse.Namespace) -> None:
     command_line.check_tile(args.tile)
     if not 1 <= args.lora_sets <= 1000:
         raise InputError(f"--lora-sets {args.lora_sets}: give 1..1000")
-    if args.lora_dir is not None and not args.lora_dir.is_dir():
+    if args.lora_dir is not None and not (address_of(args.lora_dir) or args.lora_dir.is_dir()):
         raise InputError(f"--lora-dir {args.lora_dir}: there is no such folder")
     for flag, url in (("--public-url", args.public_url), *(("--cors", one) for one in args.cors)):
         if url is not None:

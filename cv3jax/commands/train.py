@@ -25,6 +25,7 @@ from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError, StoppedError, counted
 from data_pipeline.io.figures import add_json, check_json, reporting
+from data_pipeline.io.objects.places import place_of
 from data_pipeline.io.objects.store import address_of
 from data_pipeline.io.progress import say
 from data_pipeline.loading.damaged import readable
@@ -116,15 +117,12 @@ def train_adapter(
 
 
 def say_trial(settings: LoraSettings, workdir: Path) -> None:
-    """Say which command draws with the adapter that a run has written, where a command can.
-
-    None can with that of an address: `--lora` takes a path.
-    """
+    """Say which command draws with the adapter that a run has written, where a command can."""
     from cv3jax.training.data import open_data
 
-    if not processes.main() or address_of(workdir) is not None:
-        return
-    if not (workdir / "lora" / "adapter.safetensors").is_file():
+    address = address_of(workdir)
+    here = workdir if address is None else place_of(address) / "work"
+    if not processes.main() or not (here / "lora" / "adapter.safetensors").is_file():
         return
     try:
         _, description = cascades.read_cascade(settings.base)
@@ -133,8 +131,8 @@ def say_trial(settings: LoraSettings, workdir: Path) -> None:
         prompt = next(readable(open_data(settings.stage.data)))["caption"]
     except (InputError, OSError, StopIteration):
         return  # the run has ended well or as it was asked to, and this is a hint alone
-    given = ("--checkpoint", settings.base, "--lora", workdir, "--prompt", prompt)
-    words = ("cv3jax", "sample", *given, "--out", workdir / "out")
+    given = ("--checkpoint", settings.base, "--lora", address or workdir, "--prompt", prompt)
+    words = ("cv3jax", "sample", *given, "--out", f"{address or workdir}/out")
     say(f"cv3jax: try it: {shlex.join(map(str, words))}")
 
 

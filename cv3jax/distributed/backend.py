@@ -9,7 +9,7 @@ from logging import LogRecord, getLogger
 from pathlib import Path
 from typing import Any
 
-from cv3jax.distributed import processes
+from cv3jax.distributed import compile_cache, processes
 from cv3jax.distributed.huge_pages import accelerated
 from data_pipeline.io import progress
 from data_pipeline.io.address_space import MODELS, check_room
@@ -159,8 +159,12 @@ def keep_compiled() -> None:
     These are all programs, however small: a start has dozens, and compiling one takes 30 ms. JAX's
     own limit of a second is overridden by JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS alone, and the
     directory by JAX_COMPILATION_CACHE_DIR. Where there is no writable home directory, as in a
-    container of a user without one, a message says that nothing is kept.
+    container of a user without one, a message says that nothing is kept. A directory on this
+    machine is kept within a size (`compile_cache`), unless JAX has a limit of its own.
+
+    Raises InputError where CV3JAX_COMPILED_GB is no size.
     """
+    most = compile_cache.limit()
     _default("jax_persistent_cache_min_compile_time_secs", "0", unset=1.0)
     if (directory := _in_home(".cache", "cv3jax", "xla")) is not None:
         _default("jax_compilation_cache_dir", str(directory))
@@ -169,6 +173,10 @@ def keep_compiled() -> None:
             "cv3jax: there is no home directory for the compilation cache, so every start compiles"
             " again; set JAX_COMPILATION_CACHE_DIR=DIR to keep compiled programs in DIR"
         )
+    place = os.environ.get("JAX_COMPILATION_CACHE_DIR") or directory
+    theirs = os.environ.get("JAX_COMPILATION_CACHE_MAX_SIZE")
+    if place and most and not theirs and "://" not in str(place):
+        compile_cache.prune(Path(place), most)
 
 
 def _in_home(*names: str) -> Path | None:

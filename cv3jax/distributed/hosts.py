@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cv3jax.distributed import processes
 from data_pipeline.io.errors import InputError, counted
-from data_pipeline.io.objects import snapshots
+from data_pipeline.io.objects import fetching, snapshots
 from data_pipeline.io.objects.mirror import STATE, Mirror, below
 from data_pipeline.io.objects.places import mark, new_version, place_of
 from data_pipeline.io.objects.store import Store
@@ -87,7 +87,7 @@ class Hosts:
         for path in (self.work / name).rglob("*"):
             if not path.is_dir() and str(path.relative_to(self.work)) not in files:
                 path.unlink()
-        snapshots.fetch_files(self._store, self.work, files)
+        fetching.fetch_files(self._store, self.work, files)
 
     def begin(self) -> str:
         """Return the place of the next save in the bucket; all processes call it in one order."""
@@ -113,7 +113,7 @@ class Hosts:
 
         Publishing will name what is in the bucket already.
         """
-        snapshots.fetch_files(self._store, folder, files)
+        fetching.fetch_files(self._store, folder, files)
         for name in files:
             with (folder / name).open("rb") as file:
                 os.fsync(file.fileno())

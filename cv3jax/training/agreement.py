@@ -10,15 +10,10 @@ from data_pipeline.io.bounded_json import OWN, parse_json
 from data_pipeline.io.errors import InputError
 from data_pipeline.records.digest import alike
 
-# fields that may suit each machine
-PER_MACHINE = (
-    "data.threads",
-    "data.workers",
-    "data.cache_dir",
-    "data.cache_gb",
-    "profile",
-    "train.local_dir",
-)
+# fields of a loader that may suit each machine, and change no batch
+LOADING = ("data.threads", "data.workers", "data.cache_dir", "data.cache_gb")
+# all fields that may suit each machine
+PER_MACHINE = (*LOADING, "profile", "train.local_dir")
 MOST = 3  # differences that are named
 
 

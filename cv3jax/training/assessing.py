@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cv3jax.distributed import processes
+from cv3jax.training.agreement import LOADING
 from cv3jax.training.heldout import check_apart
 from cv3jax.training.measures import HeldOut, Pictures
 from cv3jax.training.scoring import OpenScorers
@@ -21,15 +22,12 @@ PROBES = 4  # pictures that each metric scores at the start
 # sections of a recipe on which the figures depend, and the fields of `data` on which none does
 SECTIONS = ("data", "objective", "schedule", "sample", "distill")
 FREE = (
+    *(name.removeprefix("data.") for name in LOADING),
     "path",
-    "threads",
-    "workers",
     "max_damaged",
     "cache",
     "buckets",
     "shuffle",
-    "cache_dir",
-    "cache_gb",
 )
 
 
@@ -158,7 +156,8 @@ def identity(
     return json_digest(
         [
             read,
-            train.eval_data and [dataset_content(train.eval_data), train.eval_records],
+            train.eval_data
+            and [dataset_content(train.eval_data, settings.data.shard_cache), train.eval_records],
             pictures and [train.metrics, pictures.prompts, *protocols],
         ]
     )[:12]

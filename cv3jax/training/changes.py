@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cv3jax import recipes
+from cv3jax.training.agreement import LOADING
 from cv3jax.training.parsing import stage_defaults
 from data_pipeline.io import kept_fields
 from data_pipeline.io.errors import InputError
@@ -28,11 +29,8 @@ FREE = (
     "mesh.",
     "attention",
     "batch.per_device",
-    "data.threads",
-    "data.workers",
+    *LOADING,
     "data.max_damaged",
-    "data.cache_dir",
-    "data.cache_gb",
     "profile",
 )
 RESUMABLE = (*FREE, "sample.", "init_from")  # for a stage's run

@@ -16,7 +16,6 @@ from data_pipeline.loading.loader import Loader, Prepare, make_loader
 from data_pipeline.loading.mixture import Mixture, open_datasets
 from data_pipeline.loading.settings import CropSettings, LoaderSettings
 from data_pipeline.records.records import RecordSource
-from data_pipeline.records.remote import RemoteRecords
 
 BEHIND = 10  # the niceness of a loader's threads beside a step on the CPU
 
@@ -35,11 +34,6 @@ def open_data(data: DataSettings) -> RecordSource | Mixture:
         records = open_datasets(data.path, data.shard_cache)
     except InputError as e:
         raise InputError(f"config.data.path: {e}") from e
-    if data.cache and isinstance(records, RemoteRecords):
-        raise InputError(
-            "config.data.cache: a feature cache is read beside its dataset; give a config.data.path"
-            " on a disk"
-        )
     if data.cache and (isinstance(records, Mixture) or data.buckets):
         raise InputError(
             "config.data.cache: a feature cache has one dataset at one size, so it works neither"

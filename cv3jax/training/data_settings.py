@@ -96,7 +96,10 @@ class DataSettings:
         None,
     )
     cache: str | None = field(
-        "Feature cache of data.path, made by `cv3jax data encode`.", PATH, None
+        "Feature cache of data.path, made by `cv3jax data encode`: a directory, or an address, of"
+        " which all is copied to this host's disk.",
+        PATH,
+        None,
     )
     shuffle: str = field(
         "Order of the records. global: shuffled among all; windows:N: the shards shuffled, then the"
@@ -105,7 +108,7 @@ class DataSettings:
         "global",
     )
     cache_dir: str | None = field(
-        "Directory on each host's disk for the shards of a data.path in s3:// or gs://.", PATH, None
+        "Directory on each host's disk for the shards of datasets in s3:// or gs://.", PATH, None
     )
     cache_gb: float = field(
         "The most of these shards that are kept, in 10⁹ bytes, by all processes of a host.",

@@ -15,6 +15,7 @@ from cv3jax.training.data import crop_settings
 from cv3jax.training.data_settings import DataSettings
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.objects.fetched import fetched
 from data_pipeline.loading.cached import CachedExamples
 from data_pipeline.loading.crops import crop
 from data_pipeline.loading.loader import Prepare
@@ -37,16 +38,18 @@ def open_feature_cache(
 ) -> EncodedSource | None:
     """Return the feature cache at config.data.cache, or None where none is given.
 
+    One in a bucket is copied to this machine's disk first, all of it.
     `directory` and `description` are those of config.cascade.
 
     Raises:
         InputError: it was made from other records, or with another view, stage or encoder than the
-            recipe's.
+            recipe's; or it does not fit on this machine's disk.
+        OSError: its store fails.
     """
     path = settings.data.cache
     if not path:
         return None
-    cache = open_cache(path, records)
+    cache = open_cache(fetched(path, "config.data.cache"), records)
     ours: dict[str, dict] = {}
     theirs = {name: dict(cache.identity[name] or {}) for name in ("view", "latents", "text")}
     if theirs["latents"]:

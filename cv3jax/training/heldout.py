@@ -19,7 +19,8 @@ from data_pipeline.loading.loader import make_loader
 from data_pipeline.loading.settings import LoaderSettings
 from data_pipeline.loading.usable import usable
 from data_pipeline.records.digest import alike, dataset_content
-from data_pipeline.records.records import Record, RecordSource, open_records
+from data_pipeline.records.records import Record, RecordSource
+from data_pipeline.records.remote import open_any
 
 FIELD = "config.train.eval_data"
 
@@ -55,7 +56,7 @@ def open_held_out(settings: StageSettings) -> Chosen | None:
     if not (train.eval_every and train.eval_data):
         return None
     try:
-        source = open_records(train.eval_data)
+        source = open_any(train.eval_data, settings.data.shard_cache)
         large = usable(source, settings.data.min_side or 0)
     except InputError as e:
         raise InputError(f"{FIELD}: {e}") from e
@@ -71,7 +72,7 @@ def check_apart(settings: StageSettings, inputs: dict[str, Any]) -> None:
     if not (path := settings.train.eval_data):
         return
     try:
-        held_out = dataset_content(path)
+        held_out = dataset_content(path, settings.data.shard_cache)
     except InputError as e:
         raise InputError(f"{FIELD}: {e}") from e
     if any(alike(held_out, content) for content, _ in inputs["data.path"]):

@@ -14,6 +14,7 @@ from cv3jax.training.data_settings import DataSettings
 from cv3jax.training.frozen import frozen_description
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.objects.fetched import fetched
 from data_pipeline.loading.shares import parse
 from data_pipeline.records.digest import cache_content, dataset_content, json_digest
 
@@ -26,7 +27,7 @@ def stage_inputs(settings: StageSettings) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"data.path": data_content(settings.data)}
     if settings.data.cache:
-        found["data.cache"] = cache_content(settings.data.cache)
+        found["data.cache"] = cache_content(fetched(settings.data.cache, "config.data.cache"))
     if settings.stage != "vae":
         found["cascade"] = encoders_identity(settings)
     perceptual = getattr(settings.objective, "perceptual", None)

@@ -122,7 +122,7 @@ class LocalSaves:
         data: the loader's iterator. It returns when `state` may be donated. A disk that fails is
         told on stderr, and the run continues. All processes call this.
         """
-        self._wait()
+        self.wait()
         processes.barrier("local save")
         shards = local.taken(state)
         record = {"step": step, "start": self._start, "data": data.get_state(), "run": run}
@@ -132,7 +132,7 @@ class LocalSaves:
 
     def close(self) -> None:
         """Wait for the last write."""
-        self._wait()
+        self.wait()
         self._pool.shutdown()
 
     def finish(self, step: int) -> None:
@@ -166,7 +166,8 @@ class LocalSaves:
             if step.isdigit() and old(int(step)):
                 shutil.rmtree(place, ignore_errors=True)  # a process beside this one may be faster
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on the disk, or was told not to be."""
         if self._running is not None:
             self._running.result()
             self._running = None

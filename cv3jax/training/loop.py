@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from cv3jax.training import heartbeat, posthoc
 from cv3jax.training.evaluations import Evaluations
 from cv3jax.training.goodput import Account
 from cv3jax.training.local_saves import LocalSaves
-from cv3jax.training.metrics import MetricsLog, NoLog
+from cv3jax.training.metrics import MetricsLog, NoLog, mean
+from cv3jax.training.optional import optional
 from cv3jax.training.prefetch import Prefetch
 from cv3jax.training.profiling import tracing
 from cv3jax.training.restoring import restored
@@ -29,11 +30,9 @@ from cv3jax.training.train_step import TrainState, as_stored, norms_of
 from cv3jax.training.wandb_run import WandbRun
 from cv3jax.training.work import Cadence as Cadence
 from cv3jax.training.work import Work as Work
-from data_pipeline.io.errors import StoppedError, first_line
-from data_pipeline.io.progress import say
+from data_pipeline.io.errors import StoppedError
 
 CHECK = 50  # most steps between two checks for a failed save in the background
-Metrics = list[tuple[int, dict]]  # (step, name → value), oldest first
 
 
 def train_loop(
@@ -55,8 +54,8 @@ def train_loop(
 
     Loss and norms of every step are checked while the next step runs, and always before anything is
     saved. Meanwhile the next batch is fetched and placed. Evaluation and preview come after the
-    checkpoint of their step; if one fails, a message says so. An evaluation that a kill or a stop
-    prevented is made up for.
+    checkpoint of their step; if one fails, a message says so. After a signal there are none, and
+    the next start makes up for them, also for an evaluation that a kill prevented.
 
     Raises:
         NonFiniteLossError: a step was not finite, or too many in a row were skipped; the message
@@ -84,7 +83,7 @@ def train_loop(
         batches = Prefetch(work.data, work.place)
         # `pending`: metrics that were not checked yet, on the device; `looked`: those since the
         # last logged line, also the checkpoint's
-        start, pending, looked, account = 0, deque(), [], Account()
+        start, pending, looked, account, left = 0, deque(), [], Account(), False
         skips = Skips(cadence.skip.most)
         devices = jax.tree.leaves(work.like)[0].sharding.device_set
         speed = Throughput(work.speed.images, sorted(devices, key=lambda one: one.id))
@@ -95,7 +94,7 @@ def train_loop(
             start, state, run = found.step, found.state, found.run
             skips = Skips(cadence.skip.most, run.get("skipped"))
             account.add(run.get("account", {"other": run["seconds"]}))
-            looked = [tuple(pair) for pair in run["metrics"]]
+            looked, left = [tuple(pair) for pair in run["metrics"]], run.get("left", False)
             resume_from = run["resume_from"] if resume_from is None else resume_from
         elif state is None and work.begin:
             state = work.begin()
@@ -111,15 +110,21 @@ def train_loop(
         def evaluate(step: int, state: TrainState) -> None:
             seen = waiting(f"evaluating step {step}")
             allowed = jax.transfer_guard("allow")  # pictures go to the host
-            with account.doing("evaluation"), allowed, _optional(step, "evaluation"), seen:
+            with account.doing("evaluation"), allowed, optional(step, "evaluation"), seen:
                 evaluations.run(state.ema, step, log)
 
         def draw(step: int, show: Callable[[], Any]) -> None:
             seen = waiting(f"drawing the preview of step {step}")
             allowed = jax.transfer_guard("allow")
-            with account.doing("preview"), allowed, _optional(step, "preview"), seen:
+            with account.doing("preview"), allowed, optional(step, "preview"), seen:
                 if (sheet := show()) is not None:
                     log.image("preview", step, sheet)
+
+        def judge(step: int, state: TrainState) -> None:
+            seen = waiting(f"evaluating step {step}")
+            # pictures go to the host
+            with account.doing("evaluation"), jax.transfer_guard("allow"), seen:
+                log.image("preview", step, work.evaluate(state.ema, step))
 
         def settle(running: int) -> None:
             """Wait for all steps but the last `running`, and write the lines that are due."""
@@ -138,7 +143,7 @@ def train_loop(
                     counts = {"damaged": damaged, **skips.line()}
                     rates = work.speed.rates(step - 1, skips.line().get("skipped", 0))
                     figures = {**rates, **speed.line(account.busy()), **speed.memory()}
-                    log.write(step, {**_mean(looked), **figures, **account.line(), **counts})
+                    log.write(step, {**mean(looked), **figures, **account.line(), **counts})
                     looked.clear()
 
         snapshots = steps_of(cadence.posthoc, cadence.steps) if cadence.posthoc else []
@@ -151,6 +156,10 @@ def train_loop(
             log.begin()
         if evaluations.missing(start):
             evaluate(start, state)
+        if left and work.evaluate:
+            judge(start, state)
+        if left and work.preview:
+            draw(start, functools.partial(work.preview, state.ema, start))
         if work.before and cadence.preview and start < cadence.steps:
             draw(0, lambda: work.before(None if start else state.ema))
 
@@ -190,21 +199,23 @@ def train_loop(
                     with account.doing("data"):
                         batches.fetch()
             show = cadence.preview and (_due(step, cadence.preview) or last)
-            show = show and (work.preview or work.evaluate)
+            show = bool(show and (work.preview or work.evaluate))
             kept = _due(step, cadence.save) or _due(step, cadence.keep_every)
             save = kept or last or stop
             near, snapshot = local.due(step) and not save, step in snapshots
-            export = (_due(step, cadence.export) or (save and work.exports_all)) and not last
-            # the grace of a stop is for the checkpoint; the next start evaluates
-            assess = evaluations.due(step) and not stop
+            export = (_due(step, cadence.export) and not stop) or (save and work.exports_all)
+            export = export and not last
+            # the grace of a stop is for the checkpoint; the next start does what is left
+            left, show, assess = (
+                show and stop,
+                show and not stop,
+                evaluations.due(step) and not stop,
+            )
             # what uses the state waits for it; otherwise this step runs while the one before it is
             # checked
             settle(0 if show or save or near or export or assess or snapshot else 1)
             if show and work.evaluate:
-                # pictures go to the host
-                seen = waiting(f"evaluating step {step}")
-                with account.doing("evaluation"), jax.transfer_guard("allow"), seen:
-                    log.image("preview", step, work.evaluate(state.ema, step))
+                judge(step, state)
             if save or near:
                 with account.doing("checkpoint"):
                     runs.check_saved(manager)
@@ -215,12 +226,15 @@ def train_loop(
                         "skipped": skips.to_json(),
                         "norms": norms_of(state),
                         "resume_from": resume_from,
+                        "left": left,
                     }
                     run = {**record, **run}
+                    if near or (stop and cadence.local.every):
+                        local.save(step, as_stored(state), batches, run)
+                    if stop:  # the workdir may be far away, and take longer than the grace
+                        local.wait()
                     if save:
                         runs.save(manager, step, as_stored(state), batches, run)
-                    else:
-                        local.save(step, as_stored(state), batches, run)
             # the checkpoint is on the disk, whatever these do to this process
             if save and (export or assess or (show and work.preview)):
                 with account.doing("checkpoint"):
@@ -258,17 +272,6 @@ def _due(step: int, every: int) -> bool:
     return bool(every) and step % every == 0
 
 
-@contextlib.contextmanager
-def _optional(step: int, what: str) -> Iterator[None]:
-    """Print why what is inside failed; the training continues without it."""
-    try:
-        yield
-    except Exception as e:
-        if processes.main():
-            why = f"{type(e).__name__}: {first_line(e)}"
-            say(f"cv3jax: step {step}: no {what} ({why}); training continues")
-
-
 def _look(step: int, metrics: dict, skips: Skips, rate: str, saved: int | None) -> dict[str, float]:
     """Return the metrics as floats, or {} for a skipped update.
 
@@ -288,10 +291,3 @@ def _look(step: int, metrics: dict, skips: Skips, rate: str, saved: int | None) 
             " updates"
         )
     return {} if skipped else {name: x for name, x in values.items() if name != "skipped"}
-
-
-def _mean(values: Metrics) -> dict[str, float]:
-    """Return the mean of each metric over the updates that were done, or {} where none was."""
-    done = [metrics for _, metrics in values if metrics]
-    names = done[0] if done else ()
-    return {name: sum(metrics[name] for metrics in done) / len(done) for name in names}

@@ -138,6 +138,16 @@ class NoLog:
         pass
 
 
+def mean(values: list[tuple[int, dict]]) -> dict[str, float]:
+    """Return the mean of each metric over the updates that were done, or {} where none was.
+
+    values: (step, name → value; empty where the update was skipped).
+    """
+    done = [metrics for _, metrics in values if metrics]
+    names = done[0] if done else ()
+    return {name: sum(metrics[name] for metrics in done) / len(done) for name in names}
+
+
 def read_lines(path: str | Path) -> list[dict]:
     """Return the objects of a metrics.jsonl, or [] when there is no file.
 

@@ -15,7 +15,7 @@ from cv3jax.checkpoints.manifest import NAME as MANIFEST
 from cv3jax.training import heartbeat, status
 from data_pipeline.io.bounded_json import ParseError, load_json, parse_json
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.objects import lease, snapshots
+from data_pipeline.io.objects import fetching, lease, snapshots
 from data_pipeline.io.objects.store import Store, address_of
 
 MOST = 2**30  # bytes of all files together
@@ -55,7 +55,7 @@ def _fetched(store: Store) -> Iterator[Path]:
     """Yield a directory with the files of a run that tell its status, for the block."""
     with tempfile.TemporaryDirectory(prefix="cv3jax-") as folder:
         place = Path(folder)
-        tree = snapshots.fetch(store, place, _wanted)
+        tree = fetching.fetch(store, place, _wanted)
         if tree is None:
             raise InputError(
                 f"{store.address} has no run: no {snapshots.NAME}; give the --workdir of cv3jax"

@@ -78,8 +78,8 @@ class TrainSettings:
         0,
     )
     eval_data: str | None = field(
-        "Record directory of the held-out pictures, which are not trained on; none: no held-out"
-        " loss.",
+        "Record directory of the held-out pictures, which are not trained on, or its address, with"
+        " data.cache_dir; none: no held-out loss.",
         PATH,
         None,
     )

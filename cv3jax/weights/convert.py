@@ -28,6 +28,7 @@ from cv3jax.weights.importing import (
 from cv3jax.weights.release_yaml import Official, read_official
 from data_pipeline.io.arguments import pair
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.objects.places import public
 from data_pipeline.io.progress import say, waiting
 from data_pipeline.loading.tokenizer import load_tokenizer
 
@@ -40,7 +41,7 @@ def convert_out(args: argparse.Namespace) -> dict:
     source = open_source(
         args.checkpoint, args.weights or "ema", args.parts.split(",") if args.parts else None
     )
-    with waiting(f"writing {args.out}"):
+    with waiting(f"writing {public(args.out)}"):
         lines = export(source, args.to, args.out)
     for line in lines:
         say(line)
@@ -80,18 +81,18 @@ def convert_in(args: argparse.Namespace) -> dict:
         # it raises on a tokenizer that does not fit
         load_tokenizer(tokenizer, description.t5.length, description.t5.model["vocab"])
     values = write(args.out, parts, description, tokenizer)
-    for line in [*values, *next_step(args.out, parts)]:
+    for line in [*values, *next_step(public(args.out), parts)]:
         say(line)
     recognised = {name: part.words for name, part in parts.items()}
     return {"recognised": recognised, "settings": words, "sha256": compared, "values": values}
 
 
-def next_step(out: Path, parts: Mapping[str, Part]) -> list[str]:
+def next_step(out: str, parts: Mapping[str, Part]) -> list[str]:
     """Return what to do with a checkpoint of encoders alone, as lines; [] with a UNet."""
     if parts.keys() >= {"vae", "t5"} and len(parts) == 2:
         return [
             f"{out} has the encoders of a stage; train one on them: cv3jax train --config=base_256"
-            f" --workdir WORKDIR --config.data.path=DATA --config.cascade={shlex.quote(str(out))}"
+            f" --workdir WORKDIR --config.data.path=DATA --config.cascade={shlex.quote(out)}"
         ]
     if not parts.keys() - {"vae", "t5"}:
         (missing,) = {"vae", "t5"} - parts.keys()

@@ -10,8 +10,8 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from cv3jax.weights import TOKENIZER_FILES
 from cv3jax.weights.files import TORCH, files_of
-from cv3jax.weights.importing import TOKENIZER_FILES
 from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.progress import bar
 from data_pipeline.io.regular_files import open_regular, read_regular

@@ -26,6 +26,8 @@ from cv3jax.weights.select_model import PREFIX
 from cv3jax.weights.torch_file import save_torch
 from data_pipeline.io import extras
 from data_pipeline.io.errors import InputError, first_line, naming
+from data_pipeline.io.objects.fetched import fetched
+from data_pipeline.io.objects.store import address_of
 from data_pipeline.io.staging import appearing
 
 MODELS = {"vae": Autoencoder, "t5": T5Encoder}  # other parts are UNets
@@ -58,6 +60,8 @@ def open_source(path: Path, weights: str, parts: list[str] | None = None) -> Sou
     Raises:
         InputError: there is neither, it has no such part, or it is damaged.
     """
+    if weights != "ema" and (address := address_of(path)):
+        path = fetched(f"{address}/checkpoints", "--checkpoint").parent
     newest = runs.steps(path / "checkpoints")[-1:]
     if weights == "ema":
         directory, description = cascades.read_cascade(path)

@@ -19,7 +19,7 @@ from cv3jax.checkpoints.streaming import Leaf, walk
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
-from cv3jax.weights import diffusers, infer_sizes, select_model
+from cv3jax.weights import TOKENIZER_FILES, diffusers, infer_sizes, select_model
 from cv3jax.weights.files import Tensors, open_tensors
 from cv3jax.weights.latent_preview import previewed
 from cv3jax.weights.mapping import check_tensors, stack, torch_shapes
@@ -30,14 +30,6 @@ from data_pipeline.io.bounded_json import SETTINGS, ParseError, load_json
 from data_pipeline.io.errors import InputError, counted, first_line, naming
 from data_pipeline.io.progress import bar
 from data_pipeline.io.staging import appearing
-
-TOKENIZER_FILES = (
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
 
 
 class Part(NamedTuple):

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.chat.key_variable import key_of
-from data_pipeline.io.arguments import Parser, add_input
+from data_pipeline.io.arguments import Parser, stored
 from data_pipeline.io.figures import add_json
+from data_pipeline.io.objects.outputs import check_out
+from data_pipeline.io.objects.store import address_of
 from data_pipeline.io.shares import Share, given_share, parse_share
 from data_pipeline.io.terminal import tell, visible
 from data_pipeline.recaption.dialogue import DEFAULT, load_dialogue
@@ -22,7 +24,9 @@ from data_pipeline.recaption.settings import RecaptionSettings, flags
 from data_pipeline.records import check_records
 
 EXAMPLE = """cv3jax data recaption --input runs/photos --endpoint http://localhost:8000/v1 \\
-      --model Qwen/Qwen2.5-VL-7B-Instruct --out runs/recaptioned"""
+      --model Qwen/Qwen2.5-VL-7B-Instruct --out runs/recaptioned
+  cv3jax data recaption --input s3://bucket/photos --endpoint http://localhost:8000/v1 \\
+      --model Qwen/Qwen2.5-VL-7B-Instruct --part 0/4 --out s3://bucket/recaptioned"""
 KEY = "OPENAI_API_KEY"
 
 
@@ -31,7 +35,13 @@ def parser() -> Parser:
     made = Parser(
         prog="cv3jax data recaption", description=__doc__, example=EXAMPLE, positional="--input"
     )
-    add_input(made, "a directory of records")
+    made.add_argument(
+        "--input",
+        type=stored,
+        required=True,
+        metavar="DIR",
+        help="a directory of records, or an address: s3://bucket/data or gs://bucket/data",
+    )
     made.add_argument(
         "--endpoint", required=True, metavar="URL", help="the server's address, including /v1"
     )
@@ -40,10 +50,11 @@ def parser() -> Parser:
     )
     made.add_argument(
         "--out",
-        type=Path,
+        type=stored,
         required=True,
         metavar="DIR",
-        help="the new dataset's directory; it appears when the dataset is complete",
+        help="the new dataset's directory, or an address: s3://bucket/data or gs://bucket/data; it"
+        " appears when the dataset is complete",
     )
     made.add_argument(
         "--dialogue",
@@ -109,11 +120,14 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     from data_pipeline.chat.endpoint import parse_address
 
     parse_address(args.endpoint)
-    check_records(args.input)
+    if address_of(args.input) is None:
+        check_records(args.input)
+    if address_of(args.out) is not None:
+        check_out(args.out)
     # this imports the libraries that read and write records, which a wrong flag does not need
-    from data_pipeline.recaption.run import recaption
+    from data_pipeline.recaption.stored import recaption_any
 
-    report = recaption(
+    report = recaption_any(
         args.input,
         args.out,
         settings,
@@ -123,10 +137,11 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         share=share,
     )
     tokens = report["tokens"]
-    where = f", in {args.out}" if args.limit is None else " (--limit: no dataset was written)"
+    out = address_of(args.out) or args.out
+    where = f", in {out}" if args.limit is None else " (--limit: no dataset was written)"
     if lacking := report.get("lacking"):
         others = ", ".join(map(str, lacking[:10])) + (", …" if len(lacking) > 10 else "")
-        where = f" (part {share.index} of {share.count}; {args.out} appears after {others})"
+        where = f" (part {share.index} of {share.count}; {out} appears after {others})"
     tell(
         f"{report['recaptioned']:,} of {report['records']:,} records have a new caption{where},"
         f" {report['seconds']} s"

@@ -7,11 +7,12 @@ the reports of all parts describes the dataset, and renames it to OUT.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ from data_pipeline.records.array_records import (
     describe,
     shard_name,
 )
-from data_pipeline.records.digest import dataset_content
 from data_pipeline.records.records import ABOUT, FEATURES, NAME, Record, RecordSource
 from data_pipeline.records.sizes import sizes_of, write_sizes
 
@@ -82,25 +82,58 @@ def _has_answers(folder: Path) -> bool:
         return bool(lines.readline() and lines.readline())
 
 
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What a recaptioning has in a bucket.
+
+    Attributes:
+        address: of the dataset.
+        journal: the folder of the journal, which is published while it grows.
+        there: the report of the dataset that is there, {} where it has none; None without dataset.
+        exchange: called when `OUT.parts` has this part, to send it and to get the others.
+    """
+
+    address: str
+    journal: Path
+    there: dict[str, Any] | None
+    exchange: Callable[["Parts"], None]
+
+    def check(self) -> None:
+        """Raise InputError where a dataset is there."""
+        if self.there is not None:
+            raise InputError(
+                f"--out {self.address} already holds a dataset; give --overwrite to replace it, or"
+                " another address"
+            )
+
+
 class Parts:
     """The dataset `out` in the making, seen by the process of one share.
 
     Args:
         out: the dataset's directory, which appears when all parts are done.
-        data: the input's directory.
+        content: what identifies the input (`dataset_content`).
         source: the input.
         share: the share of this process.
         asked: what the answers depend on; all parts must have the same.
+        stored: what is in a bucket, where `out` is of an address.
 
     Raises:
         InputError: there are fewer shards than processes.
     """
 
     def __init__(
-        self, out: Path, data: Path, source: RecordSource, share: Share, asked: dict[str, Any]
+        self,
+        out: Path,
+        content: dict[str, Any],
+        source: RecordSource,
+        share: Share,
+        asked: dict[str, Any],
+        stored: Stored | None = None,
     ):
         """Store the settings; `begin` makes the directory."""
         self.out, self.source, self.share = out, source, share
+        self._stored = stored
         self._replaces, self._round = False, 0
         self.place = out.with_name(f"{out.name}.parts")
         self.rows = own_rows(source.lengths, share)
@@ -109,16 +142,18 @@ class Parts:
                 f"--part {share.index}/{share.count}: the dataset has {len(source.lengths)} shards,"
                 " and each process takes whole ones; give at most as many parts as shards"
             )
-        job = {"asked": asked, "parts": share.count, "data": dataset_content(data)}
-        self._job = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+        job = {"asked": asked, "parts": share.count, "data": content}
+        self.job = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
         self._report = self.place / f"part_{share.index}.json"
 
     def complete(self) -> dict[str, Any] | None:
         """Return the report of `out` where that is the dataset of this job, or None."""
+        if self._stored and self._stored.there and self._stored.there.get("job") == self.job:
+            return self._stored.there
         if not (self.out / REPORT).is_file():
             return None
         report = load_json(self.out / REPORT)
-        if not (isinstance(report, dict) and report.get("job") == self._job):
+        if not (isinstance(report, dict) and report.get("job") == self.job):
             return None
         for path in self.out.iterdir():  # left by a process that was killed after it published
             if _OF_PARTS.fullmatch(path.name):
@@ -140,6 +175,8 @@ class Parts:
             if not replaces and (whole := self.complete()):
                 return whole
             check_replaceable(self.out, replaces)
+            if self._stored and not replaces:
+                self._stored.check()
             self.place.mkdir(exist_ok=True)
             names = sorted(path.name for path in self.place.iterdir())
             if foreign := [name for name in names if not _OWN.fullmatch(name)]:
@@ -147,7 +184,7 @@ class Parts:
                     f"{self.place} holds {foreign[0]!r}, which this command did not write; move it,"
                     " or give another --out"
                 )
-            if _JOB in names and load_json(self.place / _JOB) != self._job:
+            if _JOB in names and load_json(self.place / _JOB) != self.job:
                 if not replaces:
                     raise InputError(
                         f"{self.place} was begun with another model, dialogue, input or number of"
@@ -156,7 +193,7 @@ class Parts:
                 names = [path.unlink() for path in self.place.iterdir()] and []
             if _JOB not in names:
                 with replacing(self.place / _JOB) as temporary:
-                    temporary.write_bytes(json_bytes(self._job))
+                    temporary.write_bytes(json_bytes(self.job))
             if again and self._report.is_file():
                 self._round = self.report().get("round", 0) + 1
                 self._report.unlink()
@@ -182,7 +219,12 @@ class Parts:
     def done(self, report: dict[str, Any]) -> None:
         """Write the report of this part, whose shards are all there."""
         with replacing(self._report) as temporary:
-            temporary.write_bytes(json_bytes({**report, "job": self._job, "round": self._round}))
+            temporary.write_bytes(json_bytes({**report, "job": self.job, "round": self._round}))
+
+    def own(self) -> list[Path]:
+        """Return the files of this part, which is done: its shards, then its report."""
+        count = len(self.source.lengths)
+        return [*(self.place / shard_name(NAME, k, count) for k in self.rows), self._report]
 
     def _lacking(self) -> list[int]:
         """Return the parts without a report of this job, or with failures that others asked again.
@@ -191,7 +233,7 @@ class Parts:
         """
         paths = [self.place / f"part_{i}.json" for i in range(self.share.count)]
         found = [load_json(path) if path.is_file() else {} for path in paths]
-        found = [one if one.get("job") == self._job else {} for one in found]
+        found = [one if one.get("job") == self.job else {} for one in found]
         last = max(one.get("round", 0) for one in found)
         return [
             i
@@ -208,6 +250,8 @@ class Parts:
         Raises:
             InputError: no record has a new caption, or something else is at `out` now.
         """
+        if self._stored and self.place.is_dir():
+            self._stored.exchange(self)
         with locks.wait(self._lock()):
             if not self.place.is_dir():  # another process has published it meanwhile
                 return self.complete(), []
@@ -218,8 +262,8 @@ class Parts:
             report = {
                 **merged([load_json(path) for path in paths]),
                 "parts": self.share.count,
-                "job": self._job,
-                "journal": str(self.out.with_name(f"{self.out.name}.recaption")),
+                "job": self.job,
+                "journal": f"{self._stored.address if self._stored else self.out}.recaption",
             }
             del report["round"]
             if not report["recaptioned"]:

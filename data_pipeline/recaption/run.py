@@ -14,18 +14,21 @@ from data_pipeline.chat.endpoint import Endpoint
 from data_pipeline.chat.rate_limit import Pacer
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, StoppedError, counted
+from data_pipeline.io.objects.places import public
 from data_pipeline.io.shares import Share
 from data_pipeline.recaption.dialogue import Dialogue, load_dialogue
 from data_pipeline.recaption.journal import Journal
 from data_pipeline.recaption.output import REPORT, SameShards
-from data_pipeline.recaption.parts import Parts, journal_folder
+from data_pipeline.recaption.parts import Parts, Stored, journal_folder
 from data_pipeline.recaption.scheduler import Asking
 from data_pipeline.recaption.settings import RecaptionSettings
 from data_pipeline.recaption.summary import spent
 from data_pipeline.recaption.triplets import Triplets
 from data_pipeline.recaption.writing import Writing
 from data_pipeline.records.array_records import check_replaceable
-from data_pipeline.records.records import RecordSource, open_records
+from data_pipeline.records.digest import dataset_content
+from data_pipeline.records.records import RecordSource
+from data_pipeline.records.remote import cache_of, open_any
 
 WHOLE = Share(0, 1)
 
@@ -39,6 +42,7 @@ def recaption(
     retry_failed: bool = False,
     overwrite: bool = False,
     share: Share = WHOLE,
+    stored: Stored | None = None,
 ) -> dict[str, Any]:
     """Ask a vision model for a new caption of every record, and write the dataset with them.
 
@@ -47,7 +51,7 @@ def recaption(
     resumes. `out` appears when every record has a new caption or a reason why it has none.
 
     Args:
-        data: the dataset's directory.
+        data: the dataset's directory, or its address.
         out: the new dataset's directory.
         settings: the server, the model and the questions.
         triplets: a JSON file of ⟨image, old, new⟩ to write, see triplets.py.
@@ -55,6 +59,7 @@ def recaption(
             the earlier run.
         overwrite: replace a dataset at `out`, and set aside a journal of another model or dialogue.
         share: the share of this process, of whole shards; the last to finish publishes `out`.
+        stored: what is in a bucket, where `out` is the copy of an address.
 
     Returns:
         The report, also written to `out`/recaption_report.json, or with a limit to `out`.recaption:
@@ -74,7 +79,8 @@ def recaption(
     """
     start = time.monotonic()
     script = load_dialogue(settings.dialogue)
-    source, out, limit = open_records(data), Path(out).absolute(), settings.limit
+    cache = cache_of(data)
+    source, out, limit = open_any(data, cache), Path(out).absolute(), settings.limit
     replaces = overwrite or (retry_failed and (out / REPORT).is_file())
     asked = {
         "model": settings.model,
@@ -82,10 +88,10 @@ def recaption(
         "max_tokens": settings.max_tokens,
         "image_side": settings.image_side,
     }
-    folder, parts = journal_folder(out, share), None
+    folder, parts = stored.journal if stored else journal_folder(out, share), None
     if share.count > 1:
         _check_parts(triplets, limit)
-        parts = Parts(out, Path(data), source, share, asked)
+        parts = Parts(out, dataset_content(data, cache), source, share, asked, stored)
     if limit is None:
         if os.path.realpath(out) == os.path.realpath(data):
             raise InputError(f"--out {out} is the dataset itself; give another directory")
@@ -121,7 +127,7 @@ def recaption(
             **spent(journal.totals, settings),
             "seconds": 0.0,
             "requests_per_second": round((journal.totals.requests - before) / asking_seconds, 2),
-            "journal": str(journal.path),
+            "journal": public(journal.path),
         }
         writing = Writing(data, source, journal, report, start)
         if parts:
@@ -187,6 +193,6 @@ def _ask(
     if stopped is not None:
         raise StoppedError(
             stopped,
-            f"{counted(journal.totals.requests, 'request')} saved in {journal.path}; run the"
-            " same command to resume",
+            f"{counted(journal.totals.requests, 'request')} saved in {public(journal.path)}; run"
+            " the same command to resume",
         )

@@ -9,6 +9,7 @@ from data_pipeline.chat.answers import Answer
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, naming
 from data_pipeline.io.files import json_bytes
+from data_pipeline.io.objects.places import public
 from data_pipeline.recaption.journal import Journal, identify
 from data_pipeline.recaption.output import REPORT, SameShards
 from data_pipeline.recaption.parts import Parts
@@ -71,5 +72,5 @@ class Writing:
         if not summary.recaptioned:
             raise InputError(
                 f"no record of {self.data} got a new caption: {summary}; see all reasons in"
-                f" {self.journal.path}"
+                f" {public(self.journal.path)}"
             )

@@ -29,8 +29,8 @@ def check_records(path: Path, made_by: str = "cv3jax data pack") -> None:
     """
     if address_of(path):
         raise InputError(
-            f"{path} is in a bucket; only the config.data.path of a training may be there; give a"
-            " directory of this machine"
+            f"{path} is in a bucket; only the datasets of a training and of `cv3jax data recaption`"
+            " may be there; give a directory of this machine"
         )
     if not path.is_dir():
         raise InputError(

@@ -252,6 +252,9 @@ def read_identity(path: Path) -> dict[str, Any]:
 def open_cache(path: str | Path, records: RecordSource) -> EncodedSource:
     """Open the feature cache of `records` at `path`.
 
+    Of records in a bucket the shards' lengths are compared alone: reading any would fetch its
+    shard. Whoever reads a record compares it with its entry.
+
     Raises:
         InputError: nothing is there, it is damaged, or it was made from other records. With text
             features, also where captions have changed since.
@@ -259,7 +262,9 @@ def open_cache(path: str | Path, records: RecordSource) -> EncodedSource:
     path = Path(path)
     identity = read_identity(path)
     source = EncodedSource(path, find_shards(path, FEATURES, MADE_BY), identity)
-    ours = described(records)
+    apart = hasattr(records, "files")  # in a bucket
+    lengths = {**identity["records"], "lengths": list(records.lengths)}
+    ours = lengths if apart else described(records)
     if identity["records"] != ours or source.lengths != records.lengths:
         count = sum(identity["records"]["lengths"])
         other = (
@@ -271,7 +276,9 @@ def open_cache(path: str | Path, records: RecordSource) -> EncodedSource:
             f"{path} was encoded from other records than {records.name} holds ({other}); encode"
             f" these with `{MADE_BY} --input {records.name}`"
         )
-    if identity["text"] and identity["text"]["captions"] != captions_of(records):
+    if apart or not identity["text"]:
+        return source
+    if identity["text"]["captions"] != captions_of(records):
         raise InputError(
             f"{path} has text features of other captions than {records.name} has now; encode these"
             f" with `{MADE_BY} --input {records.name}`"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_directory
+from data_pipeline.io.objects import places
 from data_pipeline.io.objects.store import Store, address_of
 from data_pipeline.io.progress import say
 from data_pipeline.records import CacheSettings, repeats, sizes
@@ -117,6 +118,18 @@ class _Files:
 
         self.cache.get_about(path, size, download)
         return path
+
+
+def cache_of(path: str | Path) -> CacheSettings:
+    """Return a cache for a command that reads a dataset's records in order, and is given none.
+
+    It is beside the copies of addresses, and takes at most half of what is free there.
+    """
+    if address_of(path) is None:
+        return NO_CACHE
+    place = places.base() / "records"
+    place.mkdir(parents=True, exist_ok=True)
+    return CacheSettings(place, min(CacheSettings.size, shutil.disk_usage(place).free // 2))
 
 
 def open_any(path: str | Path, cache: CacheSettings) -> RecordSource:

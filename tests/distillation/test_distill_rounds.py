@@ -81,8 +81,8 @@ def stopped(tmp_path_factory):
     )
     run.before = run.stamps(run.first)
     run.saved = runs.steps(run.second / "checkpoints")
-    # its evaluations of updates 0 and 1 are there, that of 2 came before the save
-    run.later = run.sit({1: FAR[1][4:]})
+    # its evaluations of updates 0 and 1 are there, that of 2 was left to the next start
+    run.later = run.sit({1: FAR[1][3:]})
     return run
 
 

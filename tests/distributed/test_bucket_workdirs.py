@@ -12,7 +12,7 @@ from states import assert_equal, leaves, untimed
 
 from cv3jax.checkpoints import manifest, runs
 from cv3jax.training.metrics import read_lines
-from data_pipeline.io.objects import snapshots
+from data_pipeline.io.objects import fetching, snapshots
 from data_pipeline.io.objects.lease import NAME as LEASE
 from data_pipeline.io.objects.mirror import STATE
 from data_pipeline.io.objects.store import Store
@@ -110,7 +110,7 @@ def test_a_killed_run_of_hosts_apart_goes_on_on_other_hosts(served, tmp_path):
     alone = tmp_path / "alone"
     assert [code for code, _ in many_runs.start(alone, STEPS, save=SAVE)] == [0, 0]
     whole = tmp_path / "whole"
-    files, _ = snapshots.fetch(store, whole)
+    files, _ = fetching.fetch(store, whole)
     assert runs.steps(whole / "checkpoints") == runs.steps(alone / "checkpoints")
     for step in runs.steps(whole / "checkpoints"):
         assert manifest.damage(whole / "checkpoints" / str(step)) is None

@@ -110,6 +110,27 @@ def test_the_c_library_grants_the_wish():
     assert ("hg" in flags[0]) == expected
 
 
+def test_memory_that_was_freed_is_there_again_without_a_page_fault():
+    code = (
+        "import ctypes, resource; size = 1 << 28; c = ctypes.CDLL(None)\n"
+        "c.malloc.restype, c.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]\n"
+        "c.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]\n"
+        "c.free.argtypes = [ctypes.c_void_p]\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def call(): at = c.malloc(size); c.memset(at, 1, size); c.free(at)\n"
+        "call(); before = faults(); call(); print(faults() - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=subprocesses.environment() | {huge_pages.WISH: huge_pages.VALUE},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    pages = (1 << 28) // (1 << 21)  # huge ones; there are 512 times as many of 4 KiB
+    assert int(done.stdout) < pages / 4
+
+
 @pytest.mark.parametrize(
     ("argv", "restarts"),
     [(["train", "--help"], True), (["status"], False), (["data", "pack"], False), ([], False)],

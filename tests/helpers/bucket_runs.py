@@ -14,7 +14,7 @@ import pytest
 import subprocesses
 from object_servers import BUCKET, environment, serving
 
-from data_pipeline.io.objects import lease, snapshots
+from data_pipeline.io.objects import fetching, lease, snapshots
 from data_pipeline.io.objects.mirror import mirrored
 from data_pipeline.io.objects.store import Store
 
@@ -62,7 +62,7 @@ class Bucket(NamedTuple):
 
     def fetched(self, name: str, folder: Path) -> Path:
         """Return a directory with all that is published."""
-        snapshots.fetch(Store(f"{self.address}/{name}"), folder)
+        fetching.fetch(Store(f"{self.address}/{name}"), folder)
         return folder
 
     def holder(self, name: str) -> dict:

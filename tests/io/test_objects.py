@@ -11,7 +11,7 @@ import pytest
 from object_servers import BUCKET, environment, serving
 
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.objects import snapshots
+from data_pipeline.io.objects import fetching, snapshots
 from data_pipeline.io.objects.lease import NAME, Lease
 from data_pipeline.io.objects.mirror import mirrored
 from data_pipeline.io.objects.reading import local
@@ -60,7 +60,7 @@ def test_what_no_tree_names_is_never_read_and_is_removed(bucket, tmp_path):
     theirs = {"data/c", f"{snapshots.DATA}/c"}
     for name in theirs:
         store.upload(stray / "c", name)
-    assert set(snapshots.fetch(store, tmp_path / "read")[0]) == {"a", "b"}
+    assert set(fetching.fetch(store, tmp_path / "read")[0]) == {"a", "b"}
     (work / "b").write_text("three")
     after = snapshots.publish(store, work, snapshots.whole(work), before)
     assert after[0]["a"] == before[0]["a"]  # by reference
@@ -76,7 +76,7 @@ def test_a_cut_object_is_refused(bucket, tmp_path):
     (tmp_path / "short").write_text("who")
     store.upload(tmp_path / "short", files["a"][2])
     with pytest.raises(InputError, match=r"not as it was published \(3 of 5 bytes"):
-        snapshots.fetch(store, tmp_path / "read")
+        fetching.fetch(store, tmp_path / "read")
 
 
 def test_a_checkpoint_that_is_being_removed_is_left_out(tmp_path):

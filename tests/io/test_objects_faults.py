@@ -12,7 +12,7 @@ import pytest
 from object_servers import BUCKET, environment, serving
 
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.objects import snapshots
+from data_pipeline.io.objects import fetching, snapshots
 from data_pipeline.io.objects.lease import Lease
 from data_pipeline.io.objects.opening import refusal
 from data_pipeline.io.objects.store import TRIES, WAIT, Store
@@ -50,7 +50,7 @@ def test_what_a_faulty_store_has_is_what_was_published(faulty, tmp_path):
             (tmp_path / "work" / name).write_bytes(data)
         found = snapshots.whole(tmp_path / "work")
         tree = snapshots.publish(store, tmp_path / "work", found, tree, lease.check)
-    snapshots.fetch(store, tmp_path / "read")
+    fetching.fetch(store, tmp_path / "read")
     for name, data in contents.items():
         assert (tmp_path / "read" / name).read_bytes() == data
     lease.release()

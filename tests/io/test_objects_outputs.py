@@ -12,10 +12,10 @@ from image_shards import tar
 
 from data_pipeline.cli import main
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.objects import mirror, reading, snapshots
+from data_pipeline.io.objects import fetching, mirror, reading, snapshots
 from data_pipeline.io.objects.lease import NAME as LEASE
 from data_pipeline.io.objects.lease import Lease
-from data_pipeline.io.objects.outputs import output
+from data_pipeline.io.objects.outputs import dataset, output
 from data_pipeline.io.objects.places import place_of, public, shown
 from data_pipeline.io.objects.store import Store
 from data_pipeline.records.records import open_records
@@ -57,6 +57,49 @@ def test_somebody_elses_objects_are_not_replaced(bucket, tmp_path):
     with pytest.raises(InputError, match="that no command of cv3jax published"):
         output(f"{bucket}/theirs").__enter__()
     assert names(f"{bucket}/theirs") == {"x"}
+
+
+def test_an_object_of_somebody_else_in_an_output_is_not_replaced(bucket, tmp_path):
+    address, (mine, theirs) = f"{bucket}/mixed", ("0.png", "1.png")
+    with output(address) as out:
+        (out / mine).write_text("mine")
+    (tmp_path / "x").write_text("theirs")
+    Store(address).upload(tmp_path / "x", theirs)
+
+    def draw():
+        with output(address) as out:
+            (out / mine).write_text("newer")
+            (out / theirs).write_text("also mine")
+
+    for _ in range(2):  # the first try does not make it ours
+        with pytest.raises(InputError, match=f"^{address}/{theirs} is somebody else's object"):
+            draw()
+    assert Store(address).read(theirs).data == b"theirs"
+    assert Store(address).read(mine).data == b"mine"
+    assert (place_of(address) / "work" / theirs).read_text() == "also mine"  # nothing is lost
+    Store(address).remove([theirs])
+    draw()
+    assert Store(address).read(theirs).data == b"also mine"
+
+
+def test_a_dataset_that_was_published_meanwhile_is_not_replaced(bucket, tmp_path, monkeypatch):
+    address, publish = f"{bucket}/raced", snapshots.publish
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "b").write_text("2")
+
+    def late(store, folder, digests, before, *args, **kwargs):
+        publish(store, tmp_path / "other", {"b": None}, before, plain=True)  # another command's
+        return publish(store, folder, digests, before, *args, **kwargs)
+
+    def make(place):
+        place.mkdir()
+        (place / "a").write_text("1")
+        return {}
+
+    monkeypatch.setattr(snapshots, "publish", late)
+    with pytest.raises(InputError, match=f"--out {address}: another command has written there"):
+        dataset(address, make, [], overwrite=False)
+    assert (place_of(address) / "dataset" / "a").exists()
 
 
 def test_an_output_keeps_its_names_and_is_resumed(bucket):
@@ -110,7 +153,7 @@ def test_a_fetch_that_was_killed_is_not_taken_for_whole(bucket, monkeypatch):
         (work / "a").write_text("1")
         (work / "b").write_text("2")
     shutil.rmtree(place_of(address) / "work")
-    get = snapshots._get
+    get = fetching._get
 
     def killed(store, folder, name, about):
         if name == "b":
@@ -118,7 +161,7 @@ def test_a_fetch_that_was_killed_is_not_taken_for_whole(bucket, monkeypatch):
         get(store, folder, name, about)
 
     with monkeypatch.context() as patch:
-        patch.setattr(snapshots, "_get", killed)
+        patch.setattr(fetching, "_get", killed)
         with pytest.raises(KeyboardInterrupt), mirror.mirrored(address):
             pass
     with mirror.mirrored(address) as work:
@@ -130,14 +173,14 @@ def test_what_does_not_fit_is_refused_before_it_is_fetched(bucket, monkeypatch):
     with mirror.mirrored(address) as work:
         (work / "a").write_text("1")
     usage = collections.namedtuple("usage", "total used free")(9, 0, 9)
-    monkeypatch.setattr(snapshots.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(InputError, match="set CV3JAX_STORES to a directory on a larger disk"):
         reading.local(address)
 
 
 def test_an_unchanged_file_is_read_once(bucket, monkeypatch):
-    hashed, of = [], snapshots._hash
-    monkeypatch.setattr(snapshots, "_hash", lambda path: hashed.append(path.name) or of(path))
+    hashed, of = [], snapshots.hash_of
+    monkeypatch.setattr(snapshots, "hash_of", lambda path: hashed.append(path.name) or of(path))
     store = Store(f"{bucket}/once")
     lease = Lease(store, "--workdir", 60)
     one = mirror.Mirror(store, lease, False)
@@ -192,7 +235,7 @@ def test_a_large_part_is_copied_by_the_store(bucket, tmp_path, monkeypatch):
     with mirror.mirrored(f"{bucket}/base") as work:
         shutil.copytree(copy / "cascade", work / "cascade")
     assert sent == ["cascade.json"]
-    whole = snapshots.fetch(Store(f"{bucket}/base"), tmp_path / "read")
+    whole = fetching.fetch(Store(f"{bucket}/base"), tmp_path / "read")
     assert set(whole[0]) == {"cascade/weights", "cascade/cascade.json"}
 
 

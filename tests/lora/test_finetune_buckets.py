@@ -54,4 +54,4 @@ def test_a_stopped_run_goes_on_on_another_machine(bucket, tmp_path, monkeypatch,
     out, err = capsys.readouterr()
     assert f"adapter in {ADDRESS}/lora/adapter.safetensors" in out + err
     assert err.count("read the pictures: 100%") == 1  # the second machine has the records
-    assert "try it" not in err  # --lora takes a path
+    assert f"--lora {ADDRESS} --prompt" in err

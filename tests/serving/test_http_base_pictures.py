@@ -48,10 +48,12 @@ def test_the_base_s_picture_survives_the_server_and_goes_with_its_job(tmp_path):
         assert server.get(f"/v1/jobs/{job}/base/0").status == 200
     with http_server.running(tmp_path / "data", bounds={"keep": 0.01}) as server:
         until = time.monotonic() + 20
-        while [*files.iterdir()] and time.monotonic() < until:
+        path = f"/v1/jobs/{job}/base/0"
+        # the file goes first, and its job a moment later
+        while server.get(path).code != "job_not_found" and time.monotonic() < until:
             time.sleep(0.02)
+        assert server.get(path).code == "job_not_found"
         assert [*files.iterdir()] == []
-        assert server.get(f"/v1/jobs/{job}/base/0").code == "job_not_found"
 
 
 def test_no_base_picture_without_a_relay_for_a_plain_request_or_beside_a_check(tmp_path):

@@ -1,5 +1,6 @@
 """Test slow, half-open and malformed connections with real sockets."""
 
+import contextlib
 import json
 import socket
 import time
@@ -73,14 +74,17 @@ def test_a_body_that_comes_a_byte_at_a_time_is_refused(server):
     client.sendall(head(10_000))
     client.settimeout(0.02)
     found = b""
-    while not found:
-        try:
-            client.sendall(b" ")
-            found = client.recv(65536)
-        except TimeoutError:
-            continue
+    # a byte that comes after the server's close is answered by a reset, behind the refusal
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        while not found:
+            with contextlib.suppress(TimeoutError):
+                client.sendall(b" ")
+                found = client.recv(65536)
     client.settimeout(60)
-    assert refused(found + read_all(client)) == (408, "request_timeout")
+    with contextlib.suppress(ConnectionResetError):
+        while part := client.recv(65536):
+            found += part
+    assert refused(found) == (408, "request_timeout")
 
 
 def test_an_idle_connection_is_closed_after_its_answer(server):

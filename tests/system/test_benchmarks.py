@@ -48,6 +48,7 @@ def benchmark(monkeypatch):
         ("cascade", ["--batch", "0"], "--batch and --rounds must be at least 1"),
         ("attention", ["--rounds", "0"], "--batch and --rounds must be at least 1"),
         ("loop", ["--steps", "0"], "--rounds and --steps must be at least 1"),
+        ("sigterm", ["--gb", "0"], "--rounds must be at least 1, and --gb above 0"),
         ("first_picture", ["--rounds", "0"], "--rounds must be at least 1"),
         ("first_picture", ["--against", "nope"], "--against nope: there is no cv3jax"),
         ("eval_overhead", ["--steps", "2"], "--rounds must be at least 1, and --steps at least 3"),

@@ -17,7 +17,7 @@ from subprocesses import environment as machine
 
 from cv3jax.checkpoints import runs
 from cv3jax.commands import sample
-from data_pipeline.io.objects import snapshots
+from data_pipeline.io.objects import fetching, snapshots
 from data_pipeline.io.objects.mirror import mirrored
 from data_pipeline.io.objects.store import Store
 
@@ -78,7 +78,7 @@ def test_two_hosts_resume_and_distil_what_two_others_trained(served, tmp_path):
     said = trained(served, f"{served}/again", tmp_path / "second", 4)
     assert "cv3jax: fetching" in said[0]
     whole, alone = tmp_path / "whole", tmp_path / "alone"
-    snapshots.fetch(Store(f"{served}/again"), whole)
+    fetching.fetch(Store(f"{served}/again"), whole)
     assert runs.steps(whole / "checkpoints") == [2, 4]
     trained(served, str(alone), tmp_path / "third", 4)
     assert_equal(leaves(whole, 4), leaves(alone, 4))

@@ -207,6 +207,15 @@ def test_gke_keeps_what_is_written_off_a_bucket(gke, words):
         gke["main"](argv)
 
 
+@pytest.mark.parametrize("field", ["train.local_dir", "data.cache_dir"])
+def test_gke_keeps_what_is_of_a_hosts_disk_off_a_bucket(gke, capsys, field):
+    options = ["--topology=v5e:4x4", "--bucket=photos:/data"]
+    for words in ([f"--config.{field}=/data/x"], [f"--config.{field}", "/ssd/../data"]):
+        with pytest.raises(InputError, match=rf"--config\.{field} .* disk of the machine"):
+            gke["main"]([*GKE, *options, "--", *COMMAND, *words])
+    printed(gke, capsys, *options, command=[*COMMAND, f"--config.{field}=/database"])
+
+
 def test_gke_processes_on_gpus_get_their_ranks(gke, capsys):
     """Kubernetes replaces $(JOBSET); JobSet names the first pod NAME-JOB-0-0.NAME."""
     job, _, container = parts(printed(gke, capsys, "--topology=h100:4x8x1"))

@@ -117,6 +117,15 @@ class Lease:
         return json.dumps({**self._about, "beats": self._beats, "beat": time.time()}).encode()
 
 
+def held(store: Store) -> bool:
+    """Return whether somebody has, or has not given back, the lease of an address.
+
+    Raises OSError.
+    """
+    found = store.read(NAME)
+    return found is not None and _holder(found) is not None
+
+
 def _holder(found: Found) -> dict | None:
     """Return what a lease says of its holder, or None where nobody holds it."""
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data_pipeline.io.errors import InputError, first_line
 from data_pipeline.io.files import read_json, replacing
-from data_pipeline.io.objects import snapshots
+from data_pipeline.io.objects import fetching, snapshots
 from data_pipeline.io.objects.lease import NAME as LEASE_NAME
 from data_pipeline.io.objects.lease import SECONDS, Lease
 from data_pipeline.io.objects.places import mark, place_of
@@ -139,7 +139,7 @@ class Mirror:
         self.work.mkdir(parents=True)
         if self._tree is not None:
             say(f"cv3jax: fetching {self._store.address}")
-            self._tree = snapshots.fetch(self._store, self.work)
+            self._tree = fetching.fetch(self._store, self.work)
         self._keep()
 
     def watch(self) -> None:

@@ -14,7 +14,7 @@ from data_pipeline.io.files import check_directory, read_json, replacing
 from data_pipeline.io.objects import lease, snapshots
 from data_pipeline.io.objects.mirror import check_own, lease_seconds, mirrored
 from data_pipeline.io.objects.places import mark
-from data_pipeline.io.objects.store import Store, address_of
+from data_pipeline.io.objects.store import LostError, Store, address_of
 from data_pipeline.io.progress import say
 
 
@@ -45,7 +45,7 @@ def dataset(
     make: Callable[[Path], dict],
     asked: object,
     *,
-    overwrite: bool,
+    overwrite: bool | None,
     flag: str = "--out",
 ) -> dict:
     """Return the figures of `make(place)`, which writes a dataset at `out`, or for an address here.
@@ -53,11 +53,12 @@ def dataset(
     The dataset of an address is published when it is made. Then its files have their own names
     there, and no local copy is left. Where publishing fails, the copy stays, and the same command
     publishes it without making it again. asked: what the command was asked for, by which that is
-    known. figures: an object of JSON.
+    known. figures: an object of JSON. overwrite: whether what is there may be replaced; None: the
+    command has no such flag.
 
     Raises:
-        InputError: another command writes there, or something is there that `overwrite` does not
-            allow to replace.
+        InputError: another command writes there or has written meanwhile, or something is there
+            that `overwrite` does not allow to replace.
         OSError: the store fails.
     """
     address = address_of(out)
@@ -68,14 +69,19 @@ def dataset(
     try:
         tree = snapshots.read_tree(store)
         if tree and tree[0] and not overwrite:
-            raise InputError(
-                f"{flag} {address} already holds a dataset; give --overwrite to replace it, or"
-                " another address"
-            )
+            other = "" if overwrite is None else "--overwrite to replace it, or "
+            what = "something" if overwrite is None else "a dataset"
+            raise InputError(f"{flag} {address} already holds {what}; give {other}another address")
         check_own(store, flag)
         place = mark(address) / "dataset"
         figures = _made(place, make, [asked, os.getcwd()])
-        snapshots.publish(store, place, snapshots.whole(place), tree, held.check, plain=True)
+        try:
+            snapshots.publish(store, place, snapshots.whole(place), tree, held.check, plain=True)
+        except LostError as e:
+            raise InputError(
+                f"{flag} {address}: another command has written there meanwhile, and this one"
+                f" replaces nothing; its dataset is in {place}, give another address"
+            ) from e
         _note(place).unlink()
         shutil.rmtree(place)
         return figures

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.objects import snapshots
+from data_pipeline.io.objects import fetching, snapshots
 from data_pipeline.io.objects.places import TREE, mark, remember
 from data_pipeline.io.objects.store import Store, address_of
 from data_pipeline.io.progress import say
@@ -43,8 +43,8 @@ def local(path: str | Path) -> Path:
         place = base / f"read-{snapshots.digest_of(_wanted(tree[0]))[:16]}"
         if not place.exists():
             place = _fetch(store, base)
-        _hold(place)
-        _prune(base, place)
+        hold(place)
+        prune(base, place)
         return place
 
 
@@ -63,7 +63,7 @@ def _fetch(store: Store, base: Path) -> Path:
         shutil.rmtree(old)  # of a killed process
     partial = base / "read-new.partial"
     say(f"cv3jax: fetching {store.address}")
-    tree = snapshots.fetch(store, partial, _wanted)
+    tree = fetching.fetch(store, partial, _wanted)
     place = base / f"read-{snapshots.digest_of(_wanted(tree[0]))[:16]}"
     if place.exists():
         shutil.rmtree(partial)
@@ -73,7 +73,7 @@ def _fetch(store: Store, base: Path) -> Path:
     return place
 
 
-def _hold(place: Path) -> None:
+def hold(place: Path) -> None:
     """Lock a copy against removal until this process ends."""
     if place not in _held:
         _held[place] = os.open(f"{place}{USED}", os.O_RDWR | os.O_CREAT, 0o666)
@@ -81,9 +81,9 @@ def _hold(place: Path) -> None:
             fcntl.flock(_held[place], fcntl.LOCK_SH)
 
 
-def _prune(base: Path, kept: Path) -> None:
-    """Remove copies other than `kept` that no process reads."""
-    for place in base.glob("read-*"):
+def prune(base: Path, kept: Path, pattern: str = "read-*") -> None:
+    """Remove copies of such names other than `kept` that no process reads."""
+    for place in base.glob(pattern):
         if not place.is_dir() or place == kept or place in _held:
             continue
         file = os.open(f"{place}{USED}", os.O_RDWR | os.O_CREAT, 0o666)

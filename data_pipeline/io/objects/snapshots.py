@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -25,7 +24,6 @@ _VERSION = re.compile(rf"{DATA}/\d{{8}}-\d{{6}}-[0-9a-f]{{6}}/")  # begins the n
 AT_ONCE = 8  # files that are sent or fetched together
 TRIES = 4  # of a file that came cut or changed
 COPIED = 2**20  # bytes of a file from which the store is asked to copy it by itself
-SPARE = 2**28  # bytes that a disk keeps free
 MANIFEST = "manifest.json"  # of a checkpoint or a part: {"files": {name: [size, SHA-256]}}
 _UNFINISHED = re.compile(r".*\.(orbax-checkpoint-tmp(-\d+)?|partial|tmp(\.\d+)?|writing)")
 Files = dict[str, list]  # relative name → [size, SHA-256, object]
@@ -139,6 +137,7 @@ def publish(
 
     Raises:
         LostError: another process has published.
+        InputError: somebody else's object has the name of a plain one; nothing is replaced.
         OSError: the store fails; what was published before remains.
     """
     old, stamp = before or ({}, None)
@@ -151,7 +150,7 @@ def publish(
         if digest in known:
             return known[digest]
         path = folder / name
-        size, digest = path.stat().st_size, digest or _hash(path)
+        size, digest = path.stat().st_size, digest or hash_of(path)
         if name in old and old[name][:2] == [size, digest]:
             return old[name]
         return [size, digest, name if plain else f"{version}/{name}"]
@@ -163,6 +162,7 @@ def publish(
             return before
         begun = read_begun(store) if plain and before else set()
         if plain and new:
+            _check_free(store, {*new} - {place for _, _, place in old.values()} - begun)
             # until they are whole, nothing names them
             allowed()
             left = {name: about for name, about in old.items() if name not in new}
@@ -176,6 +176,15 @@ def publish(
     gone = begun | {place for _, _, place in old.values()}
     store.remove(sorted(gone - {place for _, _, place in files.values()}))
     return files, stamp
+
+
+def _check_free(store: Store, names: set[str]) -> None:
+    """Raise InputError where an object has a name that this program has not given to one there."""
+    if names and (taken := sorted(names & store.sizes("").keys())):
+        raise InputError(
+            f"{store.address}/{taken[0]} is somebody else's object, which is not replaced; move it"
+            " away and run the same command again, or give another address"
+        )
 
 
 def _write(store: Store, files: Files, stamp: str | None, begun: Collection[str] = ()) -> str:
@@ -226,71 +235,8 @@ def clean(store: Store, files: Files, kept: tuple[str, ...] = ()) -> None:
     store.remove([name for name in ours if name not in named and not name.startswith(kept)])
 
 
-def fetch(
-    store: Store, folder: Path, wanted: Callable[[Files], Files] = lambda files: files
-) -> tuple[Files, str] | None:
-    """Write what was published last into an empty directory. Returns (files, stamp), or None.
-
-    Raises:
-        InputError: an object is not what was published, or all would not fit on the disk.
-        OSError: the store fails.
-    """
-    for left in reversed(range(TRIES)):
-        tree = read_tree(store)
-        if tree is None:
-            return None
-        try:
-            fetch_files(store, folder, wanted(tree[0]))
-            return tree
-        except FileNotFoundError as e:
-            # a run may have published again, and removed what it replaced
-            again = read_tree(store)
-            if not left or again is None or again[1] == tree[1]:
-                raise InputError(
-                    f"{store.address}: an object that {NAME} names is missing ({e}); restore it"
-                ) from e
-    raise AssertionError("there is at least one try")
-
-
-def fetch_files(store: Store, folder: Path, files: Files) -> None:
-    """Write files into a directory; those that are there already are read and stay.
-
-    Raises as `fetch` does, and FileNotFoundError where an object is missing.
-    """
-    lacking = {name: about for name, about in files.items() if not (folder / name).is_file()}
-    _check_room(store, folder, sum(size for size, _, _ in lacking.values()))
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(lambda item: _get(store, folder, *item), files.items()))
-
-
-def _check_room(store: Store, folder: Path, size: int) -> None:
-    """Raise InputError where a disk has not the room for so many bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(folder).free) < size + SPARE:
-        raise InputError(
-            f"{store.address} has {size / 1e9:,.1f} GB, and {places.base()} has"
-            f" {free / 1e9:,.1f} GB free; set {places.PLACE} to a directory on a larger disk"
-        )
-
-
-def _get(store: Store, folder: Path, name: str, about: list) -> None:
-    size, digest, place = about
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for _ in range(TRIES):
-        if path.exists() and path.stat().st_size == size and _hash(path) == digest:
-            return
-        path.unlink(missing_ok=True)  # it may be a link to what another name has
-        store.download(place, path)
-    if path.stat().st_size == size and _hash(path) == digest:
-        return
-    raise InputError(
-        f"{store.address}/{place} is not as it was published ({path.stat().st_size:,} of {size:,}"
-        f" bytes came, {TRIES} times); restore it"
-    )
-
-
-def _hash(path: Path) -> str:
+def hash_of(path: Path) -> str:
+    """Return the SHA-256 of a file. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
