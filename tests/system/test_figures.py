@@ -32,6 +32,7 @@ from data_pipeline.cli import COMMANDS as DATA_COMMANDS
 # rows, and no others
 COPIED = (
     ("docs/benchmarks.md", "UNet against diffusers in PyTorch", "unet.md"),
+    ("docs/benchmarks.md", "A distillation step before and after", "distill_before.md"),
     ("docs/benchmarks.md", "One session on a GPU", "gpu_plan.md"),
     ("docs/benchmarks.md", "First picture", "first_picture.md"),
     ("docs/benchmarks.md", "Training loop against the bare step", "loop.md"),
