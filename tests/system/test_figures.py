@@ -68,7 +68,6 @@ KNOWN_OLD = {
     "distill": "7186674",
     "guidance": "997779c",
     "loader": "8bb82c3",
-    "loop": "3adc93b",
     "packaged": "997779c",
 }
 # results that a script made with other flags → that script
