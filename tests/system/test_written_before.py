@@ -39,6 +39,8 @@ OFF = {
     "objective.timesteps": "uniform",
     "objective.timestep_mean": 0.0,
     "objective.timestep_spread": 1.0,
+    "optim.turns": 1,
+    "optim.renew": 1,
 }
 # XLA's order of additions depends on the processor's vectors, the number of devices and the passes
 # that are on, so that figures and pictures of another machine are the same but for their last bits.
