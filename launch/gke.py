@@ -149,8 +149,8 @@ def without_volume(pod: dict, command: list[str]) -> None:
     for flag, value in _given(command):
         if flag in WRITTEN and not value.startswith(ADDRESSES):
             raise InputError(
-                f"--volume={NONE}: {flag} {value} would be lost with its pod; give {flag} gs://…,"
-                " or a --volume"
+                f"--volume={NONE}: {flag} {value} would be lost with its pod; give {flag} gs://… or"
+                " s3://…, or a --volume"
             )
     [container], first = pod["containers"], pod["volumes"].pop(0)["name"]
     mounts = [mount for mount in container["volumeMounts"] if mount["name"] != first]
@@ -199,7 +199,7 @@ def mount_bucket(made: dict, given: str, command: list[str]) -> None:
 
 def _given(command: list[str]) -> list[tuple[str, str]]:
     """Return (flag, value) of a command's flags, in both ways to write them."""
-    joined = [word.partition("=")[::2] for word in command if word.startswith("--")]
+    joined = [word.partition("=")[::2] for word in command if re.match("--.*=", word)]
     return [*joined, *itertools.pairwise(command)]
 
 

@@ -31,6 +31,7 @@ from cv3jax.training.wandb_run import WandbRun
 from cv3jax.training.work import Cadence as Cadence
 from cv3jax.training.work import Work as Work
 from data_pipeline.io.errors import StoppedError
+from data_pipeline.io.objects.places import public
 
 CHECK = 50  # most steps between two checks for a failed save in the background
 
@@ -252,7 +253,7 @@ def train_loop(
             if stop:
                 break
         if stop := noticed(before + step):
-            where = manager.directory / str(step)
+            where = public(Path(manager.directory) / str(step))
             raise StoppedError(
                 stop,
                 f"stopped after step {step}, saved in {where}; run the same command to resume",

@@ -168,3 +168,12 @@ def test_a_store_that_is_gone_ends_in_one_line(bucket, monkeypatch):
     monkeypatch.setattr(store._fs, "info", fails)
     with pytest.raises(OSError, match=r"x: the store failed 2 times \(no route\)"):
         store.read("x")
+
+
+def test_a_whole_bucket_is_no_workdir(bucket):
+    whole = "/".join(bucket.split("/")[:3])
+    with (
+        pytest.raises(InputError, match=f"--workdir {whole}: this is a whole bucket; give an"),
+        mirrored(whole),
+    ):
+        pass

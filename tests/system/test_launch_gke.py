@@ -161,7 +161,7 @@ def test_gke_options(gke, capsys):
 @pytest.mark.parametrize("volume", ["disk:/mnt/runs", "none"])
 @pytest.mark.parametrize("topology", ["v5e:4x4", "h100:4x8x1"])
 def test_gke_gives_each_host_a_disk_for_a_workdir_in_a_bucket(gke, capsys, topology, volume):
-    command = ["cv3jax", "train", "--config=base_512", "--workdir=gs://bucket/base"]
+    command = ["cv3jax", "train", "--config=base_512", "--workdir", "gs://bucket/base"]
     made = printed(gke, capsys, f"--topology={topology}", f"--volume={volume}", command=command)
     check(made)
     _, pod, container = parts(made)

@@ -45,6 +45,7 @@ def records(path):
 
 def sittings(workdir):
     """Return for each sitting (the run's record, its configuration, its lines)."""
+    wandb.teardown()  # its own process writes the files, and has written them when it has ended
     found = []
     for path in sorted(workdir.glob("wandb/offline-run-*/run-*.wandb")):
         run, config, lines = None, {}, []

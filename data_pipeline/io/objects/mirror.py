@@ -43,11 +43,15 @@ def mirrored(
     files' own names, and the local directory is removed where all of it is published.
 
     Raises:
-        InputError: another run has the lease, the store refuses, or outputs would come among
-            somebody else's objects.
+        InputError: another run has the lease, the address is a whole bucket, the store refuses, or
+            outputs would come among somebody else's objects.
         OSError: the store fails; what was published before remains.
     """
     address = address_of(workdir)
+    if address is not None and address.count("/") < 3:
+        raise InputError(
+            f"{flag} {address}: this is a whole bucket; give an address in it, as {address}/run"
+        )
     if address is None or not main:
         yield workdir if address is None else place_of(address) / "work"
         return
