@@ -127,6 +127,9 @@ def train_loop(
             with account.doing("evaluation"), jax.transfer_guard("allow"), seen:
                 log.image("preview", step, work.evaluate(state.ema, step))
 
+        def newest() -> int | None:
+            return manager.latest_step() or there
+
         def settle(running: int) -> None:
             """Wait for all steps but the last `running`, and write the lines that are due."""
             while len(pending) > running:
@@ -135,8 +138,7 @@ def train_loop(
                 line = _due(step, cadence.log) or _due(step, cadence.save) or step == cadence.steps
                 if line or step % CHECK == 0:
                     runs.check_saved(manager)
-                saved = manager.latest_step() or there
-                looked.append((step, _look(step, metrics, skips, work.rate, saved)))
+                looked.append((step, _look(step, metrics, skips, work.rate, newest)))
                 log.advance()
                 heartbeat.note(step=step)
                 speed.count(flops)
@@ -273,8 +275,10 @@ def _due(step: int, every: int) -> bool:
     return bool(every) and step % every == 0
 
 
-def _look(step: int, metrics: dict, skips: Skips, rate: str, saved: int | None) -> dict[str, float]:
-    """Return the metrics as floats, or {} for a skipped update.
+def _look(
+    step: int, metrics: dict, skips: Skips, rate: str, newest: Callable[[], int | None]
+) -> dict[str, float]:
+    """Return the metrics as floats, or {} for a skipped update. newest: the last checkpoint's step.
 
     Raises NonFiniteLossError where they are not finite, or too many updates were skipped.
     """
@@ -284,6 +288,7 @@ def _look(step: int, metrics: dict, skips: Skips, rate: str, saved: int | None) 
     if not skipped and not_finite(values):
         wrong = not_finite(values)
     if wrong:
+        saved = newest()
         kept = f"the checkpoint of step {saved} remains" if saved else "there is no checkpoint yet"
         lower = f"a lower --config.{rate}{f' with --allow-changed {rate}' if saved else ''}"
         raise NonFiniteLossError(

@@ -90,12 +90,8 @@ def test_a_process_begins_again_once_and_keeps_what_it_has(mode, tmp_path):
     assert rest == "['a b', '--c'] 1 typed"
 
 
-def test_the_c_library_grants_the_wish():
-    """A mapping that asks for huge pages has the flag "hg" (proc(5)), if Linux gives any."""
-    code = (
-        "import ctypes; at = ctypes.cast(ctypes.create_string_buffer(1 << 26), ctypes.c_void_p)\n"
-        "print(at.value, open('/proc/self/smaps').read())"
-    )
+def output(code):
+    """Return what a Python with the wishes prints."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=subprocesses.environment() | {huge_pages.WISH: huge_pages.VALUE},
@@ -103,7 +99,16 @@ def test_the_c_library_grants_the_wish():
         text=True,
         check=True,
     )
-    at, maps = done.stdout.split(" ", 1)
+    return done.stdout
+
+
+def test_the_c_library_grants_the_wish():
+    """A mapping that asks for huge pages has the flag "hg" (proc(5)), if Linux gives any."""
+    code = (
+        "import ctypes; at = ctypes.cast(ctypes.create_string_buffer(1 << 26), ctypes.c_void_p)\n"
+        "print(at.value, open('/proc/self/smaps').read())"
+    )
+    at, maps = output(code).split(" ", 1)
     heads = re.finditer(r"^([0-9a-f]+)-([0-9a-f]+) .*?^VmFlags:([^\n]*)", maps, re.M | re.S)
     flags = [m[3].split() for m in heads if int(m[1], 16) <= int(at) < int(m[2], 16)]
     expected = "[madvise]" in huge_pages.MODE.read_text()
@@ -120,15 +125,8 @@ def test_memory_that_was_freed_is_there_again_without_a_page_fault():
         "def call(): at = c.malloc(size); c.memset(at, 1, size); c.free(at)\n"
         "call(); before = faults(); call(); print(faults() - before)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=subprocesses.environment() | {huge_pages.WISH: huge_pages.VALUE},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
     pages = (1 << 28) // (1 << 21)  # huge ones; there are 512 times as many of 4 KiB
-    assert int(done.stdout) < pages / 4
+    assert int(output(code)) < pages / 4
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,12 @@ def serving(kind: str) -> Iterator[int]:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@contextlib.contextmanager
+def served(kind: str) -> Iterator[str]:
+    """Run such a server where this process's environment names it. Yields the bucket's address."""
+    with serving(kind) as port, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(kind, port).items():
+            patch.setenv(name, value)
+        yield f"{kind}://{BUCKET}"

@@ -1,15 +1,13 @@
 """Addresses in a bucket of each store, on loopback."""
 
 import pytest
-from object_servers import BUCKET, environment, serving
+from object_servers import served
 
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
 def server(request):
-    with serving(request.param) as port, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(request.param, port).items():
-            patch.setenv(name, value)
-        yield f"{request.param}://{BUCKET}"
+    with served(request.param) as found:
+        yield found
 
 
 @pytest.fixture

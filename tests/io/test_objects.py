@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from object_servers import BUCKET, environment, serving
+from object_servers import served
 
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.objects import fetching, snapshots
@@ -22,10 +22,8 @@ OTHER = b'{"process": 1, "host": "far", "boot": "b", "since": "then", "beats": %
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
 def bucket(request):
-    with serving(request.param) as port, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(request.param, port).items():
-            patch.setenv(name, value)
-        yield f"{request.param}://{BUCKET}"
+    with served(request.param) as found:
+        yield found
 
 
 def written(folder, **files):

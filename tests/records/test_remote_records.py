@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from loaders import loader_of
-from object_servers import BUCKET, environment, serving
+from object_servers import served
 
 from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
@@ -34,10 +34,8 @@ GIVEN = {"batch_size": 4, "image_size": 8, "seed": 3, "tokenize": tokenize, "win
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
 def bucket(request):
-    with serving(request.param) as port, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(request.param, port).items():
-            patch.setenv(name, value)
-        yield f"{request.param}://{BUCKET}"
+    with served(request.param) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

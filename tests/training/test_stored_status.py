@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from object_servers import BUCKET, environment, serving
+from object_servers import served
 
 from cv3jax.commands.status import main
 from cv3jax.training.stored_status import read_any
@@ -17,10 +17,8 @@ BEAT = {"state": "running", "every": 5.0, "why": "", "doing": "step", "waits": [
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
 def store(request):
-    with serving(request.param) as port, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(request.param, port).items():
-            patch.setenv(name, value)
-        yield Store(f"{request.param}://{BUCKET}/run")
+    with served(request.param) as found:
+        yield Store(f"{found}/run")
 
 
 def published(store, folder, **texts):
